@@ -1,0 +1,44 @@
+"""meanfield: two-layer networks as clouds of particles, at finite N and in both limits.
+
+    f(x) = alpha sum_i m_i a_i phi(w_i . x),   m_i = 1/N
+
+Training moves the cloud. With alpha = O(1) its law follows a transport equation (mean field); with
+alpha = O(sqrt N) the tangent kernel freezes (NTK). See docs/notation for the convention.
+"""
+
+from importlib.metadata import version as _version
+
+from . import activations, datasets, diagnostics, engines, errors, fit, initial, limits, losses, problems, tangent
+from . import transport, vocabulary
+from .activations import Activation
+from .initial import GaussianLaw
+from .network import Network
+from .problems import Problem
+from .scaling import Scaling
+from .simulation import Run, simulate, simulate_coupled
+
+__version__ = _version("meanfield")
+
+__all__ = [
+    "Activation",
+    "GaussianLaw",
+    "Network",
+    "Problem",
+    "Run",
+    "Scaling",
+    "activations",
+    "datasets",
+    "diagnostics",
+    "engines",
+    "errors",
+    "fit",
+    "initial",
+    "limits",
+    "losses",
+    "problems",
+    "simulate",
+    "simulate_coupled",
+    "tangent",
+    "transport",
+    "vocabulary",
+]

@@ -1,0 +1,236 @@
+"""The command line: options in, files and tables out. Exit codes: 0, 2 bad input, 74 files, 70 a failed
+computation, 130/143 signals."""
+
+import json
+import logging
+import os
+import signal
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import activations, engines, integrators, losses
+from ._files import write_atomically
+from .diagnostics import DIAGNOSTICS
+from .errors import ConvergenceError, DivergenceError, InputError, StepLimitError
+from .experiments import limits as job
+from .trajectories import write_arrays
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Two-layer networks as clouds of particles: finite N against the mean-field and NTK limits.",
+)
+QUICK = {"widths": (64, 128, 256, 512), "seeds": 8}
+FILES = ("limits.png", "limits.h5", "limits.json")
+EXIT_BAD_INPUT, EXIT_FAILED, EXIT_FILES = 2, 70, 74
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and log more.")] = False,
+) -> None:
+    if version:
+        typer.echo(metadata.version("meanfield"))
+        raise typer.Exit
+    if debug:
+        logging.basicConfig(level=logging.DEBUG)
+
+
+@app.command("limits")
+def limits_command(
+    problem: Annotated[str, typer.Option(help=f"One of: {', '.join(job.PROBLEMS)}.")] = "fashion-mnist",
+    activation: Annotated[str | None, typer.Option(help="Name of an activation; default: the problem's own.")] = None,
+    widths: Annotated[str | None, typer.Option(help="Ladder of N, as 64,128,256.  [default: 64,128,...,2048]")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of paired seeds.  [default: 16]")] = None,
+    t_end: Annotated[float | None, typer.Option(help="Flow time of the last comparison; default: the problem's.")] = None,
+    engine: Annotated[str, typer.Option(help=f"One of: {', '.join(engines.ENGINES)}.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help=f"One of: {', '.join(engines.DTYPES)}.")] = "float64",
+    seed: Annotated[int, typer.Option(help="Shifts every random number.")] = 0,
+    out: Annotated[Path, typer.Option(help=f"Folder for {', '.join(FILES)}.")] = Path("."),
+    force: Annotated[bool, typer.Option("--force", help="Replace results that are there already.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Widths 64 to 512 and 8 seeds: under half a minute.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print limits.json instead of the table.")] = False,
+) -> None:
+    """Run finite N against both limits: print a table, write a figure, arrays and numbers.
+
+    About a minute and a half on two cores. alpha = 1 is held against the mean-field limit, alpha = sqrt(N) against
+    the NTK limit; each row of the table is fitted over all widths, with a 95 % bootstrap interval over seeds.
+    """
+    given: dict[str, Any] = dict(QUICK) if quick else {}
+    given |= {"problem": problem, "activation": activation, "t_end": t_end, "engine": engine, "dtype": dtype, "seed": seed}
+    if widths is not None:
+        given["widths"] = _widths(widths)
+    if seeds is not None:
+        given["seeds"] = seeds
+    settings = job.Settings(**given)
+    _claim(out, force)
+    result = job.run(settings, progress=True)
+    _write(out, result)
+    if as_json:
+        typer.echo(_json(result.report))
+    else:
+        typer.echo(table(result.report))
+        typer.echo(f"\nwrote {', '.join(str(out / name) for name in FILES)}")
+
+
+@app.command("list")
+def list_command(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+    """What there is to choose from: activations, losses, problems, schemes, engines, records."""
+    tables = {
+        "activations": list(activations.ACTIVATIONS),
+        "losses": list(losses.LOSSES),
+        "problems": list(job.PROBLEMS),
+        "schemes": list(integrators.TABLEAUS),
+        "engines": list(engines.ENGINES),
+        "dtypes": list(engines.DTYPES),
+        "records": list(DIAGNOSTICS),
+    }
+    if as_json:
+        typer.echo(_json(tables))
+    else:
+        for name, entries in tables.items():
+            typer.echo(f"{name + ':':13}{', '.join(entries)}")
+
+
+@app.command("doctor")
+def doctor_command(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
+    """Versions, threads, threading layer, and whether CUDA is seen."""
+    report = {**job.versions(), **engines.doctor(), "processor": job.processor(), "cores": os.cpu_count()}
+    if as_json:
+        typer.echo(_json(report))
+    else:
+        for name, value in report.items():
+            typer.echo(f"{name + ':':18}{value}")
+
+
+def table(report: dict[str, Any]) -> str:
+    """The table of `meanfield limits`, from its report."""
+    rows = report["quantities"]
+    header = ("quantity", "alpha", "N", "first", "last", "slope [95 %]", "theory", "verdict")
+    cells = [header]
+    for name, row in rows.items():
+        widths, mean = row["widths"], row["mean"]
+        span = f"{widths[0]}..{widths[-1]}" if widths else "-"
+        slope = "-" if row["slope"] is None else f"{row['slope']:+.3f} [{row['slope_ci95'][0]:+.3f}, {row['slope_ci95'][1]:+.3f}]"
+        theory = row["theory"]
+        if isinstance(theory, list):
+            theory = "towards -1"
+        elif name == "w2":
+            theory = "floor's" if theory is None else f"floor's {theory:+.3f}"
+        else:
+            theory = f"{theory:+.3g}"
+        ends = (f"{mean[0]:.3g}", f"{mean[-1]:.3g}") if widths else ("-", "-")
+        cells.append((name, row["alpha"], span, *ends, slope, theory, row["verdict"]))
+    sizes = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = ["  ".join(cell.ljust(size) for cell, size in zip(row, sizes, strict=True)).rstrip() for row in cells]
+    lines.insert(1, "  ".join("-" * size for size in sizes))
+    return "\n".join([*lines, "", *_remarks(report)])
+
+
+def _remarks(report: dict[str, Any]) -> list[str]:
+    rows, rules, config = report["quantities"], report["rules"], report["config"]
+    field, timings = report["mean_field"], report["timings"]
+    low, high = rules["towards_minus_one"]
+    lines = [
+        f"mean-field limit: {field['rule']}, estimated error of f {field['error']:.1e} (rms over test inputs, sup over t)",
+        f"residual as its own state (RD) against y - f: largest difference {report['coupled']['largest']:.1e}",
+        f"verdict: theory within the interval widened by {rules['allowance']:g} on both sides; 'towards -1': interval "
+        f"within [{low:g}, {high:g}]; an interval wider than {rules['widest_interval']:g} cannot tell",
+        f"{report['problem']['name']}, {config['activation']}: n = {report['problem']['n']}, d = {report['problem']['dim']}, "
+        f"t to {config['t_end']:g}, {config['seeds']} seeds, {config['dtype']} on {config['engine']}; "
+        f"{timings['total']:.0f} s, {report['machine']['processor']}, {report['machine']['cores']} cores",
+    ]
+    ratio = rows["w2"].get("ratio_to_floor")
+    if ratio:
+        low, high = rows["w2"]["ratio_to_floor_ci95"][-1]
+        lines.insert(
+            2,
+            f"exact W2 shows its sampling floor: ratio to the floor {ratio[-1]:.4f} [{low:.4f}, {high:.4f}] at "
+            f"N = {rows['w2']['widths'][-1]}; no rate of the dynamics is claimed from it",
+        )
+    return lines
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--widths is {text!r}; needed: whole numbers with commas, such as 64,128,256.") from None
+
+
+def _claim(out: Path, force: bool) -> None:
+    """Make sure, before any work, that the results can be written."""
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out} is a file; needed: a folder.")
+    there = [name for name in FILES if (out / name).exists()]
+    if there and not force:
+        raise InputError(f"{out} holds {', '.join(there)} already; choose another folder with --out, or --force.")
+    out.mkdir(parents=True, exist_ok=True)
+    if not os.access(out, os.W_OK):
+        raise PermissionError(13, "no permission to write in this folder", str(out))
+
+
+def _write(out: Path, result: job.LimitsResult) -> None:
+    from . import plots  # matplotlib takes its time
+
+    plots.save(plots.limits(result.report, result.arrays), out / "limits.png")
+    attributes = {"schema": result.report["schema"], "config": json.dumps(result.report["config"])}
+    write_arrays(out / "limits.h5", result.arrays, attributes)
+    write_atomically(out / "limits.json", lambda path: path.write_text(_json(result.report) + "\n"))
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, allow_nan=False)
+
+
+class _Terminated(BaseException):
+    """SIGTERM, so that open files are cleaned up on the way out."""
+
+
+def _terminate(number, frame):
+    raise _Terminated
+
+
+def main() -> None:
+    """Entry point: run a command and turn what went wrong into one line and an exit code."""
+    debug = "--debug" in sys.argv
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = app(standalone_mode=False)
+    except _Terminated:
+        code = 143
+    except KeyboardInterrupt:
+        code = 130
+    except typer.Abort:
+        code = 130
+    except Exception as problem:
+        if debug:
+            raise
+        code = _explain(problem)
+    sys.stdout.flush()
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _explain(problem: Exception) -> int:
+    """Print one line about `problem`; its exit code."""
+    for types, code in _EXIT_CODES.items():
+        if isinstance(problem, types):
+            break
+    else:
+        code = EXIT_FAILED
+    message = problem.format_message() if hasattr(problem, "format_message") else str(problem)
+    if code == EXIT_FAILED and not isinstance(problem, _FAILURES):
+        message = f"{type(problem).__name__}: {message} (a fault in meanfield; --debug shows where)"
+    typer.echo(f"meanfield: {message}", err=True)
+    return code
+
+
+_FAILURES = (ConvergenceError, DivergenceError, StepLimitError)
+_EXIT_CODES: dict[Any, int] = {InputError: EXIT_BAD_INPUT, OSError: EXIT_FILES, _FAILURES: EXIT_FAILED}

@@ -1,0 +1,29 @@
+"""Particles and residual flowing together: the residual/kernel dynamics (RD) beside the particles it drives."""
+
+from .engines import host
+from .fields import DataField
+
+
+class CoupledField(DataField):
+    """A `DataField` whose residual r = y - F is a state of its own:
+
+        dr/dt = -K_mu P u(r),   dtheta_i/dt = (1/alpha) sum_k p_k u_k(r) grad_theta [a_i phi(w_i . x_k)],
+
+    u = r for the square loss, K_mu the tangent kernel of the moving cloud, P = diag(p). Nothing feeds y - F back
+    into r, so their difference measures the integrator: it vanishes like dt^order.
+
+    K_mu P u comes as the derivative of f along the particles' velocity (JVP): K is never formed.
+    """
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.algebra = (self.engine, host)
+
+    def state(self, particles):
+        (cloud,) = super().state(particles)
+        return cloud, self.problem.targets - self.predict((cloud,))
+
+    def velocity(self, state):
+        cloud, residual = state
+        velocity = self.driven(cloud, self.problem.targets - residual)
+        return velocity, -self.motion(cloud, velocity)

@@ -1,0 +1,78 @@
+"""Diagnostics: a snapshot of a run, and the run's first one, to a number. A new one is a function and an entry."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from . import tangent
+from .network import Network
+from .problems import Problem
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run at one time.
+
+    time : flow time
+    particles, masses : (N, 1 + d), (N,)
+    predictions, test_predictions : (n,), (m,)
+        The predictor F = f - f_0 at the training and test inputs.
+    """
+
+    network: Network
+    problem: Problem
+    time: float
+    particles: np.ndarray
+    masses: np.ndarray
+    predictions: np.ndarray
+    test_predictions: np.ndarray
+
+    @cached_property
+    def kernel(self) -> np.ndarray:
+        """Tangent kernel at the training inputs, (n, n); computed once."""
+        return tangent.kernel(self.network, self.particles, self.problem.inputs, masses=self.masses)
+
+
+def risk(now: Snapshot, start: Snapshot) -> float:
+    """R = sum_k p_k (y_k - F(x_k))^2 at the training inputs (no 1/2)."""
+    return float(now.problem.weights @ (now.problem.targets - now.predictions) ** 2)
+
+
+def loss(now: Snapshot, start: Snapshot) -> float:
+    """sum_k p_k l(F(x_k), y_k); half the risk for the square loss."""
+    return float(now.problem.weights @ now.problem.loss.value(now.predictions, now.problem.targets))
+
+
+def test_risk(now: Snapshot, start: Snapshot) -> float:
+    """Mean of (y - F)^2 at the test inputs; NaN without a test set."""
+    if len(now.test_predictions) == 0:
+        return float("nan")
+    return float(np.mean((now.problem.test_targets - now.test_predictions) ** 2))
+
+
+def train_error(now: Snapshot, start: Snapshot) -> float:
+    """Share of training weight whose target has another sign than F."""
+    return float(now.problem.weights @ (np.sign(now.predictions) != np.sign(now.problem.targets)))
+
+
+def test_error(now: Snapshot, start: Snapshot) -> float:
+    """Share of test inputs whose target has another sign than F; NaN without a test set."""
+    if len(now.test_predictions) == 0:
+        return float("nan")
+    return float(np.mean(np.sign(now.test_predictions) != np.sign(now.problem.test_targets)))
+
+
+def kernel_drift(now: Snapshot, start: Snapshot) -> float:
+    """norm(K_t - K_0) / norm(K_0) at the training inputs. Cost O(n^2 N) each time it is recorded."""
+    return tangent.drift(now.kernel, start.kernel)
+
+
+def displacement(now: Snapshot, start: Snapshot) -> float:
+    """Root mean square distance of the particles from where they started, sqrt(sum_i m_i |theta_i - theta_i(0)|^2)."""
+    return float(np.sqrt(now.masses @ ((now.particles - start.particles) ** 2).sum(axis=1)))
+
+
+DIAGNOSTICS = {
+    each.__name__: each for each in (risk, loss, test_risk, train_error, test_error, kernel_drift, displacement)
+}

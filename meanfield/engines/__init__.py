@@ -1,0 +1,81 @@
+"""Engines: a vocabulary and drivers; nothing of physics. They own loop, layout, memory and device.
+
+An engine is a module (or any object) with the members of `Engine`. Clouds, masses and inputs are opaque outside
+it: packed in the engine's own layout and dtype. What crosses is small: n numbers per evaluation, float64, on the
+host. Linear algebra of the time integrator on clouds (`combine`, `error_norm`) is the engine's too, so that a
+state can stay on its device for a whole run.
+"""
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from .. import _checks
+from ..activations import Activation
+from ..errors import InputError
+from . import cpu, reference
+
+
+class Engine(Protocol):
+    """What a field asks of an engine. N particles theta_i = (a_i, w_i), n inputs x_k, z_ik = w_i . x_k."""
+
+    @property
+    def NAME(self) -> str: ...
+
+    def pack(self, particles: np.ndarray, dtype: str) -> Any:
+        """Cloud from particles (N, 1 + d)."""
+        ...
+
+    def unpack(self, cloud: Any, n_particles: int) -> np.ndarray:
+        """Particles (N, 1 + d), float64, from a cloud."""
+        ...
+
+    def pack_masses(self, masses: np.ndarray, dtype: str) -> Any: ...
+
+    def pack_inputs(self, inputs: np.ndarray, dtype: str) -> Any: ...
+
+    def predict(self, activation: Activation, cloud: Any, masses: Any, inputs: Any) -> np.ndarray:
+        """sum_i m_i a_i phi(z_ik), (n,). Atoms of mass zero cost nothing where whole blocks of them lie together."""
+        ...
+
+    def vjp(self, activation: Activation, cloud: Any, inputs: Any, weights: np.ndarray, mobilities) -> Any:
+        """sum_k c_k grad_theta [a_i phi(z_ik)] with the mobilities on its (a, w) parts: a cloud of velocities."""
+        ...
+
+    def jvp(self, activation: Activation, cloud: Any, velocity: Any, masses: Any, inputs: Any) -> np.ndarray:
+        """sum_i m_i <grad_theta [a_i phi(z_ik)], v_i>, (n,)."""
+        ...
+
+    def combine(self, base: Any, step: float, coefficients, stages) -> Any:
+        """base + step sum_j c_j stage_j."""
+        ...
+
+    def error_norm(
+        self, step: float, coefficients, stages, before: Any, after: Any, rtol: float, atol: float
+    ) -> tuple[float, int]:
+        """Sum of (step sum_j c_j stage_j / (atol + rtol max(|before|, |after|)))^2, and its number of entries."""
+        ...
+
+    def is_finite(self, cloud: Any) -> bool: ...
+
+
+ENGINES: dict[str, Engine] = {each.NAME: each for each in (reference, cpu)}
+DTYPES = ("float64", "float32")
+
+
+def find(engine: str | Engine) -> Engine:
+    """The engine called `engine`, or an error that lists what there is."""
+    return _checks.find(ENGINES, engine, "engine")
+
+
+def doctor() -> dict[str, str]:
+    """What the engines see of this machine: threads, threading layer, CUDA and why not."""
+    return {**cpu.doctor(), "cuda": "not supported by this version (engines: " + ", ".join(ENGINES) + ")"}
+
+
+def check_dtype(dtype: str) -> str:
+    """`dtype` if an engine computes in it."""
+    name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    if name not in DTYPES:
+        raise InputError(f"dtype is {dtype!r}; needed: one of {', '.join(DTYPES)}.")
+    return name

@@ -1,0 +1,34 @@
+"""What can go wrong, as types: one for bad input, one for each way a computation can fail.
+
+Every message says what was given, what was needed and what to do.
+"""
+
+
+class InputError(ValueError):
+    """Something handed to a public function cannot be used: what was given, what was needed, what to do."""
+
+
+class DivergenceError(ArithmeticError):
+    """The flow left the finite numbers.
+
+    Attributes
+    ----------
+    step : int
+        Number of the step that failed, counted from 1.
+    time : float
+        Flow time of the last good state.
+    state : numpy.ndarray
+        Particles of the last good state, (N, 1 + d).
+    """
+
+    def __init__(self, message, *, step, time, state):
+        super().__init__(message)
+        self.step, self.time, self.state = step, time, state
+
+
+class StepLimitError(RuntimeError):
+    """The step budget was spent before the last requested time."""
+
+
+class ConvergenceError(RuntimeError):
+    """An iterative method stopped short of the accuracy it promises."""

@@ -1,0 +1,464 @@
+"""The main job: finite-N gradient flow against both of its limits, over a ladder of widths and paired seeds.
+
+alpha = 1 ("mf"): the mean-field limit, solved from the law. alpha = sqrt(N), learning f - f_0 ("ntk"): the NTK
+limit, with the infinite kernel and with each net's own. Every quantity is measured for each width and seed, fitted
+by a power law over all widths, and held against theory's exponent.
+"""
+
+import os
+import platform
+import time as clock
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+from tqdm.auto import tqdm
+
+from .. import _checks, datasets, engines, fit, initial, limits, problems, tangent, transport
+from ..activations import ACTIVATIONS
+from ..errors import InputError
+from ..initial import GaussianLaw
+from ..limits import MeanFieldLimit
+from ..network import Network
+from ..problems import Problem
+from ..scaling import Scaling
+from ..simulation import Run, simulate, simulate_coupled
+
+TOWARDS_MINUS_ONE = (-1.1, -0.65)  # what the interval of a slope "towards -1" must lie in
+CURVES = ("risk", "test_risk", "train_error", "test_error")
+NODES_PER_WIDEST = 16  # of the limit's quadrature, at least
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A problem the job can run: how it is built, its activation and its time horizon."""
+
+    build: Callable[[], Problem]
+    activation: str
+    t_end: float
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `meanfield limits` runs; None is replaced by the problem's own.
+
+    problem : name in `PROBLEMS`
+    activation : name in `activations.ACTIVATIONS`
+    widths : the ladder of N
+    seeds : number of paired seeds: seed s gives the same particles at every width and both scalings
+    t_end : flow time of the last comparison
+    n_times : times compared at, denser at the start: t_end (j / (n_times - 1))^2
+    w2_widths_to, w2_seeds : largest N, and most seeds, of the exact Wasserstein distances
+    rtol : relative tolerance of dopri5; atol is a hundredth of it
+    seed : shifts every random number
+    """
+
+    problem: str = "fashion-mnist"
+    activation: str | None = None
+    widths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
+    seeds: int = 16
+    t_end: float | None = None
+    n_times: int = 16
+    w2_widths_to: int = 1024
+    w2_seeds: int = 16
+    rtol: float = 1e-5
+    engine: str = "cpu"
+    dtype: str = "float64"
+    seed: int = 0
+
+    def __post_init__(self):
+        choice = _checks.find(PROBLEMS, self.problem, "problem")
+        for name in ("activation", "t_end"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, getattr(choice, name))
+        object.__setattr__(self, "widths", tuple(_checks.count(width, "a width") for width in self.widths))
+        if len(self.widths) < 2 or any(np.diff(self.widths) <= 0):
+            raise InputError(f"widths are {self.widths}; needed: two or more, increasing, such as 64,128,256.")
+        _checks.find(ACTIVATIONS, self.activation, "activation")
+        for name in ("seeds", "n_times", "w2_seeds", "w2_widths_to"):
+            _checks.count(getattr(self, name), name, least=2)
+        _checks.count(self.seed, "seed", least=0)
+        _checks.number(self.t_end, "t_end", above=0.0)
+        _checks.number(self.rtol, "rtol", above=0.0)
+        engines.find(self.engine)
+        engines.check_dtype(self.dtype)
+        if self.problem == "bilinear" and self.activation != "linear":
+            raise InputError(f"problem 'bilinear' is exact for activation 'linear' only; given: {self.activation!r}.")
+
+    @property
+    def times(self) -> np.ndarray:
+        """Flow times of the comparison, (n_times,)."""
+        assert self.t_end is not None
+        return self.t_end * np.linspace(0.0, 1.0, self.n_times) ** 2
+
+    def network(self, scaling: Scaling) -> Network:
+        """The network of this job in a scaling."""
+        assert self.activation is not None
+        return Network(self.activation, scaling)
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A row of the table: what is measured at which alpha, and theory's exponent (or range) for it."""
+
+    name: str
+    alpha: str
+    theory: float | tuple[float, float] | None
+    meaning: str
+
+
+QUANTITIES = (
+    Quantity("function_error_mf", "1", -0.5, "sup_t rms(f_N - f_MF), test inputs"),
+    Quantity("coupling_distance", "1", -0.5, "sup_t C_N(t), own field against the limit's"),
+    Quantity("w2", "1", None, "W2(mu_N, fresh N-sample of the limit) at t_end; theory: the floor's slope"),
+    Quantity("w2_floor", "1", None, "W2 of two such fresh samples; theory: -1/(1+d)"),
+    Quantity("variance_mf", "1", -1.0, "variance of f_N over seeds, test inputs, t_end"),
+    Quantity("variance_ntk", "sqrt(N)", -1.0, "variance of f_N - f_0 over seeds, test inputs, t_end"),
+    Quantity("residual_error_ntk_infinite", "sqrt(N)", -0.5, "sup_t rms(u_N - u), infinite kernel, training inputs"),
+    Quantity("residual_error_ntk_own", "sqrt(N)", TOWARDS_MINUS_ONE, "sup_t rms(u_N - u), own kernel at t = 0"),
+    Quantity("kernel_drift_mf", "1", 0.0, "norm(K_t - K_0) / norm(K_0) at t_end: tends to a constant"),
+    Quantity("kernel_drift_ntk", "sqrt(N)", TOWARDS_MINUS_ONE, "norm(K_t - K_0) / norm(K_0) at t_end"),
+)
+
+
+@dataclass(frozen=True, repr=False)
+class LimitsResult:
+    """What the job found.
+
+    quantities : name -> {alpha, widths, mean, mean_ci95, per_seed, slope, slope_ci95, theory, verdict, meaning}
+    curves : regime -> record -> (seeds, widths, times), and the limits' own under "limit"
+    report : everything of `limits.json`
+    arrays : everything of `limits.h5`
+    """
+
+    settings: Settings
+    problem: Problem
+    quantities: dict[str, dict[str, Any]]
+    curves: dict[str, dict[str, np.ndarray]]
+    report: dict[str, Any]
+    arrays: dict[str, Any]
+
+    def __repr__(self) -> str:
+        verdicts = ", ".join(f"{name} {row['verdict']}" for name, row in self.quantities.items())
+        return f"LimitsResult({self.problem.name!r}: {verdicts})"
+
+
+def run(settings: Settings | None = None, *, progress: bool = False) -> LimitsResult:
+    """Run the whole comparison; about two minutes with the default settings on two cores.
+
+    Raises InputError on settings that do not fit; DivergenceError if a flow leaves the finite numbers.
+    """
+    settings = Settings() if settings is None else settings
+    began, stamps = clock.perf_counter(), {}
+    # One thread for BLAS: its idle threads spin for a while, on cores that the engine's threads need next.
+    with (
+        threadpool_limits(1, user_api="blas"),
+        tqdm(total=_work(settings), disable=None if progress else True, unit="unit", leave=False) as bar,
+    ):
+        sweep = _Sweep(settings, bar)
+        for stage in ("limit", "finite_widths", "coupled", "wasserstein"):
+            bar.set_description(stage.replace("_", " "))
+            start = clock.perf_counter()
+            getattr(sweep, stage)()
+            stamps[stage] = round(clock.perf_counter() - start, 3)
+    quantities = _quantities(sweep)
+    stamps["total"] = round(clock.perf_counter() - began, 3)
+    return LimitsResult(
+        settings, sweep.problem, quantities, sweep.curves, _report(sweep, quantities, stamps), _arrays(sweep, quantities)
+    )
+
+
+def _work(settings: Settings) -> int:
+    """Units of the progress bar: particles integrated, at either scaling."""
+    return 2 * sum(settings.widths) * (settings.seeds + 1)
+
+
+class _Sweep:
+    """The stages of the job, each adding what it measured. Arrays are (seeds, widths, ...)."""
+
+    def __init__(self, settings: Settings, bar):
+        self.settings, self.bar = settings, bar
+        self.problem = _checks.find(PROBLEMS, settings.problem, "problem").build()
+        self.law, self.times = GaussianLaw(self.problem.dim), settings.times
+        seeds, widths = settings.seeds, settings.widths
+        # A seed's narrow nets are the beginning of its widest one; fresh samples come from streams of their own.
+        self.starts = [self._sample(widths[-1], seed, 0) for seed in range(seeds)]
+        self.w2_widths = tuple(width for width in widths if width <= settings.w2_widths_to)
+        self.w2_seeds = min(seeds, settings.w2_seeds) if self.w2_widths else 0
+        most = self.w2_widths[-1] if self.w2_widths else 0
+        self.fresh = [self._sample(most, seed, stream) for seed in range(self.w2_seeds) for stream in (1, 2)]
+        self.at_end: dict[tuple[int, int], np.ndarray] = {}
+        self.measured = {each.name: np.full((seeds, len(widths)), np.nan) for each in QUANTITIES}
+        self.curves = {
+            regime: {name: np.empty((seeds, len(widths), len(self.times))) for name in CURVES}
+            for regime in ("mf", "ntk")
+        }
+        self.final_tests = {regime: np.empty((seeds, len(widths), len(self.problem.test_inputs))) for regime in ("mf", "ntk")}
+        self.test_residual_errors = {kind: np.empty((seeds, len(widths))) for kind in ("infinite", "own")}
+        self.disagreements = {regime: np.empty(len(widths)) for regime in ("mf", "ntk")}
+        self.gram: dict[str, np.ndarray] = {}
+
+    def limit(self) -> None:
+        """Solve both limits; the mean-field one carries every coupled copy and fresh sample along."""
+        settings, problem = self.settings, self.problem
+        network = settings.network(Scaling.mean_field())
+        tracers = np.concatenate([*self.starts, *self.fresh])
+        self.mean_field: MeanFieldLimit
+        if settings.problem == "bilinear":
+            self.mean_field = limits.exact.bilinear(network, problem, self.times, tracers=tracers)
+        else:
+            nodes = NODES_PER_WIDEST * settings.widths[-1]
+            self.mean_field = limits.mean_field(
+                network, problem, self.law, self.times, n_nodes=nodes, seed=settings.seed, tracers=tracers, **self._options()
+            )
+        size = len(self.starts[0])
+        carried = self.mean_field.tracers
+        self.copies = [carried[:, s * size : (s + 1) * size] for s in range(settings.seeds)]
+        rest = carried[-1, settings.seeds * size :]
+        self.fresh_at_end = np.split(rest, max(1, len(self.fresh)))
+        self.ntk = limits.ntk(settings.network(Scaling(shift="initial")), problem, self.law, self.times)
+        self.limit_curves = {
+            "mf": _curves(problem, self.mean_field.predictions, self.mean_field.test_predictions),
+            "ntk": _curves(
+                problem, problem.targets - self.ntk.residuals, problem.test_targets - self.ntk.test_residuals
+            ),
+        }
+
+    def finite_widths(self) -> None:
+        """Every seed at every width in both scalings."""
+        for s in range(self.settings.seeds):
+            for w, width in enumerate(self.settings.widths):
+                self._one(s, w, width)
+                self.bar.update(2 * width)
+
+    def coupled(self) -> None:
+        """Seed 0 once more at every width, with the residual as its own state."""
+        for w, width in enumerate(self.settings.widths):
+            for regime, scaling in self._scalings(width):
+                network = self.settings.network(scaling)
+                start = self.starts[0][:width]
+                run = simulate_coupled(network, self.problem, start, self.times, keep="last", **self._options())
+                self.disagreements[regime][w] = run.disagreement
+            self.bar.update(2 * width)
+
+    def wasserstein(self) -> None:
+        """Exact W2 at t_end beside its floor: both against the same fresh sample."""
+        for s in range(self.w2_seeds):
+            for w, width in enumerate(self.w2_widths):
+                first, second = (self.fresh_at_end[2 * s + k][:width] for k in (0, 1))
+                self.measured["w2"][s, w] = transport.w2(self.at_end[s, w], first)
+                self.measured["w2_floor"][s, w] = transport.w2(second, first)
+
+    def _one(self, s: int, w: int, width: int) -> None:
+        start = self.starts[s][:width]
+        plain = self.settings.network(Scaling.mean_field())
+        before = tangent.kernel(plain, start, self.problem.inputs)  # of the particles alone: the same in both scalings
+        for regime, scaling in self._scalings(width):
+            network = self.settings.network(scaling)
+            run = simulate(network, self.problem, start, self.times, **self._options())
+            after = tangent.kernel(network, run.particles[-1], self.problem.inputs)
+            self.measured[f"kernel_drift_{regime}"][s, w] = tangent.drift(after, before)
+            self.final_tests[regime][s, w] = run.test_predictions[-1]
+            for name, values in _curves(self.problem, run.predictions, run.test_predictions).items():
+                self.curves[regime][name][s, w] = values
+            if regime == "mf":
+                self._against_mean_field(s, w, run)
+                if s == 0 and width == self.settings.widths[-1]:
+                    self.gram = {"before": before, "after": after}
+            else:
+                self._against_ntk(s, w, run, before)
+
+    def _against_mean_field(self, s: int, w: int, run: Run) -> None:
+        limit, copies = self.mean_field, self.copies[s][:, : len(run.masses)]
+        self.measured["function_error_mf"][s, w] = _sup_rms(run.test_predictions - limit.test_predictions)
+        apart = [transport.coupling_distance(own, copy) for own, copy in zip(run.particles, copies, strict=True)]
+        self.measured["coupling_distance"][s, w] = max(apart)
+        if s < self.w2_seeds and w < len(self.w2_widths):
+            self.at_end[s, w] = run.particles[-1]
+
+    def _against_ntk(self, s: int, w: int, run: Run, kernel: np.ndarray) -> None:
+        own = limits.ntk(run.network, self.problem, self.starts[s][: len(run.masses)], self.times, kernel=kernel)
+        test_residuals = self.problem.test_targets - run.test_predictions
+        for kind, limit in (("infinite", self.ntk), ("own", own)):
+            self.measured[f"residual_error_ntk_{kind}"][s, w] = _sup_rms(run.residuals - limit.residuals)
+            self.test_residual_errors[kind][s, w] = _sup_rms(test_residuals - limit.test_residuals)
+
+    def _sample(self, size: int, seed: int, stream: int) -> np.ndarray:
+        return initial.gaussian(size, self.problem.dim, (self.settings.seed, seed, stream)) if size else np.empty((0, 0))
+
+    def _scalings(self, width: int) -> tuple[tuple[str, Scaling], ...]:
+        return ("mf", Scaling.mean_field()), ("ntk", Scaling.ntk(width))
+
+    def _options(self) -> dict[str, Any]:
+        rtol = self.settings.rtol
+        return {"rtol": rtol, "atol": 0.01 * rtol, "engine": self.settings.engine, "dtype": self.settings.dtype}
+
+
+def _curves(problem: Problem, predictions: np.ndarray, test_predictions: np.ndarray) -> dict[str, np.ndarray]:
+    """Risks and classification errors along the times, from predictions (T, n) and (T, m)."""
+    wrong = np.sign(predictions) != np.sign(problem.targets)
+    test_wrong = np.sign(test_predictions) != np.sign(problem.test_targets)
+    return {
+        "risk": (problem.targets - predictions) ** 2 @ problem.weights,
+        "test_risk": np.mean((problem.test_targets - test_predictions) ** 2, axis=1),
+        "train_error": wrong @ problem.weights,
+        "test_error": test_wrong.mean(axis=1),
+    }
+
+
+def _sup_rms(differences: np.ndarray) -> float:
+    """sup over times of the root mean square over inputs, from (T, inputs)."""
+    return float(np.sqrt(np.mean(differences**2, axis=1)).max())
+
+
+def _quantities(sweep: _Sweep) -> dict[str, dict[str, Any]]:
+    for regime in ("mf", "ntk"):
+        sweep.measured[f"variance_{regime}"] = _variances(sweep.final_tests[regime])
+    rows: dict[str, dict[str, Any]] = {}
+    for each in QUANTITIES:
+        is_w2 = each.name.startswith("w2")
+        widths = sweep.w2_widths if is_w2 else sweep.settings.widths
+        values = sweep.measured[each.name][: sweep.w2_seeds if is_w2 else None, : len(widths)]
+        rows[each.name] = _row(each, widths, values, sweep.settings.seed)
+    floor = rows["w2_floor"]
+    width = 1 + sweep.problem.dim
+    floor["theory"] = -1.0 / max(2, width)
+    rows["w2"]["theory"] = floor["slope"]
+    for row in (rows["w2"], floor):
+        if row["slope"] is not None:
+            row["verdict"] = fit.verdict(tuple(row["slope_ci95"]), row["theory"])
+    if sweep.w2_seeds:
+        ratio = np.array(rows["w2"]["per_seed"]) / np.array(floor["per_seed"])
+        rows["w2"]["ratio_to_floor"] = ratio.mean(axis=0).tolist()
+        rows["w2"]["ratio_to_floor_ci95"] = fit.mean_interval(ratio, seed=sweep.settings.seed).T.tolist()
+    return rows
+
+
+def _row(each: Quantity, widths: tuple[int, ...], values: np.ndarray, seed: int) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "alpha": each.alpha, "meaning": each.meaning, "widths": list(widths), "mean": values.mean(axis=0).tolist(),
+        "mean_ci95": None, "per_seed": values.tolist(), "slope": None, "slope_ci95": None, "intercept": None,
+        "theory": list(each.theory) if isinstance(each.theory, tuple) else each.theory, "verdict": "cannot tell",
+    }  # fmt: skip
+    if len(widths) < 2:  # W2 of a ladder that starts above its largest N
+        return row
+    law = fit.power_law(widths, values, seed=seed)
+    row |= {
+        "mean_ci95": fit.mean_interval(values, seed=seed).T.tolist(), "slope": law.slope,
+        "slope_ci95": list(law.interval), "intercept": law.intercept,
+    }  # fmt: skip
+    if each.theory is not None:
+        row["verdict"] = fit.verdict(law.interval, each.theory)
+    return row
+
+
+def _variances(predictions: np.ndarray) -> np.ndarray:
+    """Each seed's share of the unbiased variance over seeds, mean over test inputs: (S, W) from (S, W, m).
+
+    The shares S/(S-1) mean_k (f_s - mean f)^2 have the variance as their mean, so that it is treated like any
+    other mean over seeds.
+    """
+    seeds = len(predictions)
+    return seeds / (seeds - 1) * np.mean((predictions - predictions.mean(axis=0)) ** 2, axis=2)
+
+
+def _report(sweep: _Sweep, quantities: dict[str, Any], stamps: dict[str, float]) -> dict[str, Any]:
+    """Everything of limits.json."""
+    settings = sweep.settings
+    return {
+        "schema": "meanfield.limits/1",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "config": asdict(settings) | {"widths": list(settings.widths), "alpha": {"mf": "1", "ntk": "sqrt(N)"}},
+        "problem": {
+            "name": sweep.problem.name, "n": len(sweep.problem.inputs), "n_test": len(sweep.problem.test_inputs),
+            "dim": sweep.problem.dim,
+        },
+        "seeds": list(range(settings.seeds)),
+        "w2_seeds": list(range(sweep.w2_seeds)),
+        "times": sweep.times.tolist(),
+        "quantities": quantities,
+        "mean_field": {
+            "rule": sweep.mean_field.rule, "n_nodes": sweep.mean_field.n_nodes,
+            "error": float(sweep.mean_field.error.max()),
+        },
+        "coupled": {
+            "disagreement_mf": sweep.disagreements["mf"].tolist(),
+            "disagreement_ntk": sweep.disagreements["ntk"].tolist(),
+            "largest": float(max(each.max() for each in sweep.disagreements.values())),
+        },
+        "final": {
+            regime: {name: values[:, :, -1].mean(axis=0).tolist() for name, values in sweep.curves[regime].items()}
+            | {f"{name}_limit": float(values[-1]) for name, values in sweep.limit_curves[regime].items()}
+            for regime in ("mf", "ntk")
+        },
+        "rules": {
+            "allowance": fit.ALLOWANCE, "widest_interval": fit.WIDEST, "towards_minus_one": list(TOWARDS_MINUS_ONE),
+        },
+        "versions": versions(),
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform()},
+        "timings": stamps,
+    }  # fmt: skip
+
+
+def versions() -> dict[str, str]:
+    """Versions of everything that shapes the numbers."""
+    names = ("meanfield", "numpy", "numba", "scipy", "pot", "h5py", "matplotlib")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
+
+
+def processor() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _arrays(sweep: _Sweep, quantities: dict[str, Any]) -> dict[str, Any]:
+    """Everything of limits.h5 (docs/limits.md)."""
+    problem = sweep.problem
+    return {
+        "times": sweep.times,
+        "widths": np.array(sweep.settings.widths),
+        "quantities": {
+            name: {"widths": np.array(row["widths"]), "per_seed": np.array(row["per_seed"]), "mean": np.array(row["mean"])}
+            for name, row in quantities.items()
+        },
+        "curves": {
+            regime: sweep.curves[regime] | {f"{name}_limit": values for name, values in sweep.limit_curves[regime].items()}
+            for regime in ("mf", "ntk")
+        },
+        "predictions": {"final_test_mf": sweep.final_tests["mf"], "final_test_ntk": sweep.final_tests["ntk"]},
+        "limits": {
+            "mf_predictions": sweep.mean_field.predictions,
+            "mf_test_predictions": sweep.mean_field.test_predictions,
+            "mf_error": sweep.mean_field.error,
+            "ntk_residuals": sweep.ntk.residuals,
+            "ntk_test_residuals": sweep.ntk.test_residuals,
+            "ntk_eigenvalues": sweep.ntk.eigenvalues,
+        },
+        "ntk_test_residual_error": sweep.test_residual_errors,
+        "coupled_disagreement": sweep.disagreements,
+        "gram_mf": sweep.gram,
+        "problem": {
+            "inputs": problem.inputs, "targets": problem.targets, "test_inputs": problem.test_inputs,
+            "test_targets": problem.test_targets, "labels": class_labels(problem),
+        },
+    }  # fmt: skip
+
+
+def class_labels(problem: Problem) -> np.ndarray:
+    """The class of each training input: its label where the problem has labels, else the sign of its target."""
+    return problem.labels if problem.labels is not None else np.sign(problem.targets).astype(int)
+
+
+PROBLEMS: Mapping[str, Choice] = {
+    "fashion-mnist": Choice(datasets.fashion_mnist, "erf", 20.0),
+    "teacher-student": Choice(problems.teacher_student, "erf", 20.0),
+    "bilinear": Choice(problems.bilinear, "linear", 4.0),
+}

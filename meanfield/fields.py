@@ -1,0 +1,91 @@
+"""Fields: what moves the particles. A field maps a state, a tuple of engine arrays, to its velocity."""
+
+import numpy as np
+
+from . import _checks, engines
+from .engines import Engine
+from .network import Network
+from .problems import Problem
+
+
+class DataField:
+    """Gradient flow of the risk on a data set (GFD): the particles go down R by
+
+        dtheta_i/dt = -(N / 2 alpha^2) dR/dtheta_i = (1/alpha) sum_k p_k u_k grad_theta [a_i phi(w_i . x_k)],
+
+    u_k = -dl/df at F(x_k) = f(x_k) - f_0(x_k) (the offset f_0 is zero unless `scaling.shift` says "initial").
+    With masses m_i instead of 1/N these are the characteristics of the distributional dynamics
+    d_t mu = -div(mu v[mu]): Mei, Misiakiewicz & Montanari (arXiv 1902.06015), eq. (DD).
+
+    Parameters
+    ----------
+    network, problem
+    start : (N, 1 + d)
+        Particles at t = 0; they fix N and, where the scaling asks for it, the offset.
+    masses : (N,), optional
+        Scaled to sum to one; default 1/N.
+    engine : "cpu", "reference" or an Engine
+    dtype : "float64" or "float32"
+
+    Cost of a velocity: about (4 d + one activation) N n flops, O(N d) memory; the (N, n) array is never formed.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        problem: Problem,
+        start: np.ndarray,
+        masses: np.ndarray | None = None,
+        engine: str | Engine = "cpu",
+        dtype: str = "float64",
+    ):
+        start = _checks.particles(start, problem.dim)
+        self.network, self.problem = network, problem
+        self.engine, self.dtype = engines.find(engine), engines.check_dtype(dtype)
+        self.n_particles = len(start)
+        self.masses = _checks.masses(masses, self.n_particles, "masses")
+        self.algebra = (self.engine,)
+        self._masses = self.engine.pack_masses(self.masses, self.dtype)
+        self._inputs = self.engine.pack_inputs(network.inputs(problem.inputs), self.dtype)
+        self._test_inputs = self.engine.pack_inputs(network.inputs(problem.test_inputs), self.dtype)
+        self.offset, self.test_offset = np.zeros(len(problem.inputs)), np.zeros(len(problem.test_inputs))
+        if network.scaling.shift == "initial":
+            cloud = self.engine.pack(start, self.dtype)
+            self.offset, self.test_offset = self._output(cloud, self._inputs), self._output(cloud, self._test_inputs)
+
+    def state(self, particles: np.ndarray) -> tuple:
+        """The state whose particles are these."""
+        return (self.engine.pack(particles, self.dtype),)
+
+    def particles(self, state: tuple) -> np.ndarray:
+        """Particles (N, 1 + d), float64, of a state."""
+        return self.engine.unpack(state[0], self.n_particles)
+
+    def predict(self, state: tuple) -> np.ndarray:
+        """F = f - f_0 at the training inputs, (n,)."""
+        return self._output(state[0], self._inputs) - self.offset
+
+    def predict_test(self, state: tuple) -> np.ndarray:
+        """F = f - f_0 at the test inputs, (m,)."""
+        return self._output(state[0], self._test_inputs) - self.test_offset
+
+    def velocity(self, state: tuple) -> tuple:
+        """d state / dt; its one entry a cloud of velocities, per unit of flow time."""
+        return (self.driven(state[0], self.predict(state)),)
+
+    def driven(self, cloud, predictions: np.ndarray):
+        """Velocity of the particles where the predictor at the training inputs is `predictions`."""
+        problem, scaling = self.problem, self.network.scaling
+        pull = problem.weights * problem.loss.pull(predictions, problem.targets) / scaling.alpha
+        mobilities = scaling.mobility_a, scaling.mobility_w
+        return self.engine.vjp(self.network.activation, cloud, self._inputs, pull, mobilities)
+
+    def motion(self, cloud, velocity) -> np.ndarray:
+        """dF/dt at the training inputs while the particles move with `velocity`: (K P u)_k, without K."""
+        activation, masses = self.network.activation, self._masses
+        return self.network.scaling.alpha * self.engine.jvp(activation, cloud, velocity, masses, self._inputs)
+
+    def _output(self, cloud, inputs) -> np.ndarray:
+        if len(inputs) == 0:
+            return np.zeros(0)
+        return self.network.scaling.alpha * self.engine.predict(self.network.activation, cloud, self._masses, inputs)

@@ -1,0 +1,95 @@
+"""Power laws: slopes in log-log with bootstrap intervals over seeds, and verdicts against a theory's exponent."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import _checks
+from .errors import InputError
+
+ALLOWANCE = 0.1  # pre-asymptotic allowance added to both sides of an interval before it is held against theory
+WIDEST = 0.3  # an interval wider than this tells nothing
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """mean = e^intercept N^slope.
+
+    slope, interval : the exponent and its 95 % bootstrap interval over seeds
+    """
+
+    slope: float
+    interval: tuple[float, float]
+    intercept: float
+
+    def __call__(self, widths):
+        return np.exp(self.intercept) * np.asarray(widths, dtype=float) ** self.slope
+
+    def __repr__(self) -> str:
+        return f"PowerLaw({self.slope:.3f} [{self.interval[0]:.3f}, {self.interval[1]:.3f}])"
+
+
+def _resampled_means(per_seed, resamples, seed):
+    """Means over bootstrap resamples of the seeds, (resamples, W); rows are drawn whole."""
+    drawn = np.random.default_rng(seed).integers(len(per_seed), size=(resamples, len(per_seed)))
+    return per_seed[drawn].mean(axis=1)
+
+
+def mean_interval(per_seed, *, resamples: int = 2000, seed: int = 0) -> np.ndarray:
+    """95 % bootstrap interval of the mean over seeds for each width: (2, W) from (S, W)."""
+    per_seed = _checks.array(per_seed, "per_seed", 2, "an array (seeds, widths)")
+    return np.percentile(_resampled_means(per_seed, resamples, seed), [2.5, 97.5], axis=0)
+
+
+def power_law(widths, per_seed, *, resamples: int = 2000, seed: int = 0) -> PowerLaw:
+    """Least-squares slope of log(mean over seeds) against log(width), over all widths.
+
+    Parameters
+    ----------
+    widths : (W,), W >= 2
+    per_seed : (S, W), S >= 2, positive means
+        A row a seed, paired across widths; the bootstrap draws whole rows, so correlations between widths
+        (a smaller sample that is the beginning of a larger one) are kept.
+    resamples : int
+        Bootstrap resamples; percentile interval.
+
+    Raises
+    ------
+    InputError
+        With fewer than two widths or seeds, or where a mean is not positive.
+    """
+    widths = _checks.array(widths, "widths", 1, "two or more widths")
+    per_seed = _checks.array(per_seed, "per_seed", 2, "an array (seeds, widths)")
+    if len(widths) < 2 or len(per_seed) < 2 or per_seed.shape[1] != len(widths):
+        raise InputError(
+            f"a slope needs two or more widths and seeds: got widths {widths.shape} and per_seed {per_seed.shape}."
+        )
+    centred = np.log(widths) - np.log(widths).mean()
+
+    def slopes(means):
+        if not (means > 0).all():
+            raise InputError("a mean over seeds is not positive; a power law needs positive values.")
+        return np.log(means) @ centred / (centred @ centred)
+
+    means = per_seed.mean(axis=0)
+    slope = float(slopes(means))
+    low, high = np.percentile(slopes(_resampled_means(per_seed, resamples, seed)), [2.5, 97.5])
+    intercept = float(np.log(means).mean() - slope * np.log(widths).mean())
+    return PowerLaw(slope, (float(low), float(high)), intercept)
+
+
+def verdict(interval: tuple[float, float], theory: float | tuple[float, float]) -> str:
+    """"agrees", "differs" or "cannot tell".
+
+    theory : an exponent, which must lie in the interval widened by `ALLOWANCE` on both sides; or a range (low, high)
+        that must hold the whole interval ("towards -1"). Where it does not and the interval is wider than `WIDEST`:
+        "cannot tell".
+    """
+    low, high = interval
+    if isinstance(theory, tuple):
+        agrees = theory[0] <= low and high <= theory[1]
+    else:
+        agrees = low - ALLOWANCE <= theory <= high + ALLOWANCE
+    if high - low > WIDEST:
+        return "cannot tell"
+    return "agrees" if agrees else "differs"

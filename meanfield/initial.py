@@ -1,0 +1,98 @@
+"""Initial laws mu_0 of a particle (a, w), as samples and as quadrature rules.
+
+A sample is an array (N, 1 + d); a rule is nodes with masses, for solving a limit from the law itself.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+from scipy.special import ndtri
+from scipy.stats import qmc
+
+from . import _checks
+from .errors import InputError
+
+
+@dataclass(frozen=True)
+class GaussianLaw:
+    """mu_0 = N(0, sigma_a^2) x N(0, sigma_w^2 I_d).
+
+    dim : d, dimension of the inputs.
+    sigma_a, sigma_w : standard deviations, positive.
+    """
+
+    dim: int
+    sigma_a: float = 1.0
+    sigma_w: float = 1.0
+
+    def __post_init__(self):
+        _checks.count(self.dim, "dim")
+        _checks.number(self.sigma_a, "sigma_a", above=0.0)
+        _checks.number(self.sigma_w, "sigma_w", above=0.0)
+
+    @property
+    def scales(self) -> np.ndarray:
+        """Standard deviation of each component of (a, w), (1 + d,)."""
+        return np.r_[self.sigma_a, np.full(self.dim, self.sigma_w)]
+
+
+class Quadrature(NamedTuple):
+    """A rule for integrals against mu_0: sum_j masses_j g(nodes_j)."""
+
+    nodes: np.ndarray  # (M, 1 + d)
+    masses: np.ndarray  # (M,), summing to one
+
+
+def gaussian(
+    n_particles: int, dim: int, seed: int | Sequence[int] = 0, *, paired: bool = False, sigma_a: float = 1.0, sigma_w: float = 1.0
+) -> np.ndarray:
+    """An iid sample of `GaussianLaw(dim, sigma_a, sigma_w)`, (N, 1 + d).
+
+    With the same seed a smaller sample is the beginning of a larger one (not with `paired`).
+
+    Parameters
+    ----------
+    paired : bool
+        Particles in pairs (a, w), (-a, w), so that f_0 = 0 exactly; N must be even.
+    """
+    n_particles = _checks.count(n_particles, "n_particles")
+    law = GaussianLaw(dim, sigma_a, sigma_w)
+    if paired and n_particles % 2:
+        raise InputError(f"n_particles is {n_particles}; needed: an even number for paired=True.")
+    rng = np.random.default_rng(seed)
+    drawn = rng.standard_normal((n_particles // 2 if paired else n_particles, 1 + dim)) * law.scales
+    return np.concatenate([drawn, drawn * np.r_[-1.0, np.ones(dim)]]) if paired else drawn
+
+
+def sobol(law: GaussianLaw, n_nodes: int, seed: int = 0) -> Quadrature:
+    """Scrambled Sobol points through the inverse Gaussian distribution function; equal masses.
+
+    Smooth integrands: root-mean-square error over scrambles about n_nodes^-1 and better, against n_nodes^-1/2
+    for a sample. Balanced where n_nodes is a power of two, which is required. Owen (1998); scipy.stats.qmc.
+    """
+    n_nodes = _checks.count(n_nodes, "n_nodes")
+    if n_nodes & (n_nodes - 1):
+        raise InputError(f"n_nodes is {n_nodes}; needed: a power of two for Sobol points, e.g. {1 << n_nodes.bit_length()}.")
+    uniform = qmc.Sobol(1 + law.dim, scramble=True, rng=np.random.default_rng(seed)).random(n_nodes)
+    # A scrambled point may be 0, whose quantile is -infinity: move it to the middle of its cell.
+    uniform = np.clip(uniform, 2.0**-33, 1.0 - 2.0**-33)
+    return Quadrature(ndtri(uniform) * law.scales, np.full(n_nodes, 1.0 / n_nodes))
+
+
+def gauss_hermite(law: GaussianLaw, order: int) -> Quadrature:
+    """Tensor Gauss-Hermite rule with `order` nodes an axis, order^(1 + d) in all.
+
+    Exact for polynomials of degree 2 order - 1 in each component; for 1 + d <= 4 and smooth activations.
+    """
+    order = _checks.count(order, "order")
+    total = order ** (1 + law.dim)
+    if total > 2**24:
+        raise InputError(f"gauss_hermite of order {order} in {1 + law.dim} dimensions has {total} nodes; use sobol.")
+    points, weights = np.polynomial.hermite_e.hermegauss(order)
+    weights = weights / weights.sum()
+    nodes = np.array(list(product(points, repeat=1 + law.dim))) * law.scales
+    masses = np.array(list(product(weights, repeat=1 + law.dim))).prod(axis=1)
+    return Quadrature(nodes, masses)

@@ -1,0 +1,7 @@
+"""The limits N -> infinity: mean field (alpha = O(1)), NTK (alpha = O(sqrt N)), and the exactly solvable one."""
+
+from . import exact
+from .mean_field import MeanFieldLimit, mean_field
+from .ntk import NTKLimit, ntk
+
+__all__ = ["MeanFieldLimit", "NTKLimit", "exact", "mean_field", "ntk"]

@@ -1,0 +1,149 @@
+"""The mean-field limit: the distributional dynamics solved from the law mu_0 along its characteristics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import _checks, initial
+from ..errors import ConvergenceError, InputError
+from ..initial import GaussianLaw, Quadrature
+from ..network import Network
+from ..problems import Problem
+from ..simulation import Run, simulate
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MeanFieldLimit:
+    """The predictor of the limit, and tracers carried by its field.
+
+    times : (T,)
+    predictions, test_predictions : (T, n), (T, m)
+    tracers : (T, M, 1 + d), particles of mass zero carried along
+    error : (T,)
+        Root mean square over the test inputs (without any, the training inputs) of the difference to an
+        independent second rule of the same size (Sobol) or one with twice the nodes (Gauss-Hermite); an estimate
+        of the error of `predictions`, on the safe side.
+    rule : what was integrated, in words; n_nodes : its size, 0 for a closed form
+    """
+
+    network: Network
+    problem: Problem
+    times: np.ndarray
+    predictions: np.ndarray
+    test_predictions: np.ndarray
+    tracers: np.ndarray
+    error: np.ndarray
+    rule: str
+    n_nodes: int
+
+    def __repr__(self) -> str:
+        return (
+            f"MeanFieldLimit({self.problem.name!r}, {self.network.activation.name}, t=0..{self.times[-1]:g}, "
+            f"{self.rule}, error of f {self.error.max():.1e})"
+        )
+
+
+def mean_field(
+    network: Network,
+    problem: Problem,
+    law: GaussianLaw,
+    times: Sequence[float] | np.ndarray,
+    *,
+    n_nodes: int = 32768,
+    rule: str = "auto",
+    seed: int = 0,
+    tracers: np.ndarray | None = None,
+    tolerance: float | None = None,
+    max_nodes: int = 2**20,
+    **options,
+) -> MeanFieldLimit:
+    """Solve the distributional dynamics from mu_0: quadrature nodes move along the characteristics, masses stay.
+
+        d_t mu = -div(mu v[mu]),  v = (1/alpha) sum_k p_k u_k grad_theta s(x_k; theta),  u = y - int s dmu_t
+
+    Mei, Misiakiewicz & Montanari (arXiv 1902.06015), eq. (DD); weights stay and atoms move because the equation is
+    one of transport.
+
+    Parameters
+    ----------
+    network : with alpha = O(1)
+    law : GaussianLaw
+        mu_0, a law and not a sample.
+    times : increasing flow times
+    n_nodes : int
+        At least so many; rounded up to a power of two (Sobol) or to order^(1 + d) (Gauss-Hermite).
+    rule : "auto", "sobol" or "gauss-hermite"
+        "auto": Gauss-Hermite where 1 + d <= 4 and the activation has no kink (any but relu), else Sobol.
+    seed : int
+        Of the Sobol scrambles: 2 seed for the rule, 2 seed + 1 for its check.
+    tracers : (M, 1 + d), optional
+        Particles of mass zero to be carried by the limit's field (coupled copies, fresh samples).
+    tolerance : float, optional
+        Double the nodes until the error estimate is below it.
+    max_nodes : int
+        Where the doubling stops.
+    options : for `simulate`: scheme, rtol, atol, engine, dtype, max_steps, progress
+
+    Raises
+    ------
+    InputError
+        On arguments that do not fit.
+    ConvergenceError
+        If `tolerance` is not met with `max_nodes`; says what was reached.
+
+    Cost: two runs of `simulate` with n_nodes particles, one of them with the tracers.
+    """
+    times = _checks.times(times)
+    if not isinstance(law, GaussianLaw) or law.dim != problem.dim:
+        raise InputError(f"law is {law!r}; needed: a GaussianLaw of dim {problem.dim}, the inputs' dimension.")
+    if rule == "auto":
+        rule = "gauss-hermite" if 1 + law.dim <= 4 and network.activation.name != "relu" else "sobol"
+    build = _checks.find(_RULES, rule, "rule")
+    n_nodes = _checks.count(n_nodes, "n_nodes")
+    while True:
+        main, check, words = build(law, n_nodes, _checks.count(seed, "seed", least=0))
+        run = _carry(network, problem, main, times, tracers, options)
+        second = _carry(network, problem, check, times, None, options)
+        if len(problem.test_targets):
+            difference = run.test_predictions - second.test_predictions
+        else:
+            difference = run.predictions - second.predictions
+        error = np.sqrt(np.mean(difference**2, axis=1))
+        if tolerance is None or error.max() <= tolerance:
+            break
+        if 2 * n_nodes > max_nodes:
+            raise ConvergenceError(
+                f"the mean-field limit is known to {error.max():.1e} with {words}; needed: {tolerance:.1e}. "
+                "Raise max_nodes or the tolerance."
+            )
+        n_nodes *= 2
+    return MeanFieldLimit(
+        network, problem, times, run.predictions, run.test_predictions, run.particles[:, len(main.masses) :], error,
+        words, len(main.masses),
+    )  # fmt: skip
+
+
+def _carry(network, problem, quadrature: Quadrature, times, tracers, options) -> Run:
+    start, masses = quadrature
+    if tracers is not None:
+        start = np.concatenate([start, _checks.particles(tracers, problem.dim)])
+        masses = np.concatenate([masses, np.zeros(len(tracers))])
+    return simulate(network, problem, start, times, masses=masses, keep="all" if tracers is not None else "last", **options)
+
+
+def _sobol(law, n_nodes, seed):
+    power = 1 << (n_nodes - 1).bit_length()
+    words = f"{power} scrambled Sobol nodes"
+    return initial.sobol(law, power, 2 * seed), initial.sobol(law, power, 2 * seed + 1), words
+
+
+def _gauss_hermite(law, n_nodes, seed):
+    width = 1 + law.dim
+    order = max(2, int(np.ceil(n_nodes ** (1 / width) - 1e-9)))
+    finer = max(order + 1, int(np.ceil((2 * n_nodes) ** (1 / width) - 1e-9)))
+    words = f"{order}^{width} Gauss-Hermite nodes"
+    return initial.gauss_hermite(law, order), initial.gauss_hermite(law, finer), words
+
+
+_RULES = {"sobol": _sobol, "gauss-hermite": _gauss_hermite}

@@ -1,0 +1,238 @@
+"""The time loop: a network, a problem and a start, integrated to the requested flow times."""
+
+import time as clock
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from . import _checks
+from .coupled import CoupledField
+from .diagnostics import DIAGNOSTICS, Snapshot
+from .engines import Engine
+from .errors import DivergenceError, InputError, StepLimitError
+from .fields import DataField
+from .integrators import StateLost, StepLimitReached, Tableau, stepper
+from .network import Network
+from .problems import Problem
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Run:
+    """What `simulate` returns.
+
+    times : (T,) flow times
+    particles : (T, N, 1 + d), or (1, N, 1 + d) for keep="last"
+    predictions, test_predictions : (T, n), (T, m): the predictor F = f - f_0
+    residuals : (T, n): targets - predictions; for `simulate_coupled` the residual as integrated
+    records : name -> (T,)
+    masses : (N,)
+    steps, rejected, evaluations : accepted and rejected steps, velocity evaluations
+    seconds : wall time
+    """
+
+    network: Network
+    problem: Problem
+    times: np.ndarray
+    particles: np.ndarray
+    predictions: np.ndarray
+    test_predictions: np.ndarray
+    residuals: np.ndarray
+    records: dict[str, np.ndarray]
+    masses: np.ndarray
+    scheme: str
+    engine: str
+    dtype: str
+    steps: int
+    rejected: int
+    evaluations: int
+    seconds: float = field(compare=False)
+
+    @property
+    def disagreement(self) -> float:
+        """Largest |r - (y - F)| over times and training inputs: 0 for `simulate`, the integrator's for coupled runs."""
+        return float(np.abs(self.residuals - (self.problem.targets - self.predictions)).max())
+
+    def __repr__(self) -> str:
+        risk = self.problem.weights @ (self.problem.targets - self.predictions[-1]) ** 2
+        return (
+            f"Run({self.problem.name!r}, {self.network.activation.name}, N={len(self.masses)}, "
+            f"alpha={self.network.scaling.alpha:g}, t=0..{self.times[-1]:g}, {self.scheme}: {self.steps} steps on "
+            f"{self.engine} ({self.dtype}), final risk {risk:.4g}, {self.seconds:.2f} s)"
+        )
+
+
+def simulate(
+    network: Network,
+    problem: Problem,
+    start: np.ndarray,
+    times: Sequence[float] | np.ndarray,
+    *,
+    masses: np.ndarray | None = None,
+    scheme: str | Tableau = "dopri5",
+    rtol: float = 1e-6,
+    atol: float = 1e-8,
+    dt: float | None = None,
+    engine: str | Engine = "cpu",
+    dtype: str = "float64",
+    record: Sequence[str | Callable[[Snapshot, Snapshot], float]] = (),
+    keep: str = "all",
+    max_steps: int = 100_000,
+    progress: bool = False,
+) -> Run:
+    """Integrate the gradient flow of the particles (GFD) from t = 0.
+
+        dtheta_i/dt = (1/alpha) sum_k p_k u_k grad_theta [a_i phi(w_i . x_k)],   u = -dl/df
+
+    Parameters
+    ----------
+    network, problem
+    start : (N, 1 + d)
+        Particles at t = 0, row i = (a_i, w_i); see `initial`.
+    times : increasing flow times, at least 0
+        Where the run is recorded; steps land on them.
+    masses : (N,), optional
+        Default 1/N; a quadrature rule has its own.
+    scheme : name in `integrators.TABLEAUS` or a Tableau
+        Adaptive (bosh3, dopri5) with `rtol`, `atol` unless `dt` is given; fixed steps of at most `dt` otherwise.
+    engine : "cpu" or "reference"
+    dtype : "float64" or "float32"
+    record : names in `diagnostics.DIAGNOSTICS`, or functions (snapshot, first snapshot) -> number
+    keep : "all" or "last"
+        Which particles stay in memory.
+    max_steps : int
+        Most steps tried, in all.
+    progress : bool
+        A bar on standard error, if that is a terminal.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    InputError
+        On anything that does not fit, before any work.
+    DivergenceError
+        If no finite state follows; carries step, time and the last good particles.
+    StepLimitError
+        If `max_steps` are spent before the last time.
+
+    Cost: evaluations of the velocity, each about (8 d + two activations) N n flops; O(N d) memory beside what is kept.
+    """
+    moving = DataField(network, problem, start, masses, engine, dtype)
+    schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps)
+    return _integrate(moving, start, times, schedule, record, keep, progress)
+
+
+def simulate_coupled(
+    network: Network,
+    problem: Problem,
+    start: np.ndarray,
+    times: Sequence[float] | np.ndarray,
+    *,
+    masses: np.ndarray | None = None,
+    scheme: str | Tableau = "dopri5",
+    rtol: float = 1e-6,
+    atol: float = 1e-8,
+    dt: float | None = None,
+    engine: str | Engine = "cpu",
+    dtype: str = "float64",
+    record: Sequence[str | Callable[[Snapshot, Snapshot], float]] = (),
+    keep: str = "all",
+    max_steps: int = 100_000,
+    progress: bool = False,
+) -> Run:
+    """`simulate` with the residual as its own state: dr/dt = -K_mu P u beside the particles (RD beside GFD).
+
+    Arguments, errors and cost as for `simulate`. `Run.residuals` holds r as integrated and `Run.disagreement` its
+    largest distance from y - F, which is the integrator's error alone (see `coupled.CoupledField`).
+    """
+    moving = CoupledField(network, problem, start, masses, engine, dtype)
+    schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps)
+    return _integrate(moving, start, times, schedule, record, keep, progress)
+
+
+def _integrate(moving: DataField, start, times, schedule, record, keep, progress) -> Run:
+    times = _checks.times(times)
+    recorders = {}
+    for each in record:
+        recorder = _checks.find(DIAGNOSTICS, each, "record")
+        if not callable(recorder):
+            raise InputError(f"record holds {each!r}; needed: one of {', '.join(DIAGNOSTICS)} or a function.")
+        recorders[each if isinstance(each, str) else getattr(each, "__name__", repr(each))] = recorder
+    if keep not in ("all", "last"):
+        raise InputError(f"keep is {keep!r}; needed: 'all' or 'last'.")
+
+    began, evaluations = clock.perf_counter(), 0
+
+    def velocity(state):
+        nonlocal evaluations
+        evaluations += 1
+        return moving.velocity(state)
+
+    state, now = moving.state(start), 0.0
+    first = _snapshot(moving, state, now)
+    kept, predictions, test_predictions, residuals = [], [], [], []
+    rows: dict[str, list[float]] = {name: [] for name in recorders}
+    with tqdm(total=float(times[-1]), unit="t", disable=None if progress else True, leave=False) as bar:
+        for target in times:
+            try:
+                state = schedule.advance(
+                    velocity, moving.algebra, state, now, target, lambda at: bar.update(at - bar.n)
+                )
+            except StateLost as lost:
+                raise _diverged(moving, schedule, lost) from None
+            except StepLimitReached:
+                raise StepLimitError(
+                    f"{schedule.max_steps} steps were spent before t = {target:g} ({schedule.accepted} accepted, "
+                    f"{schedule.rejected} rejected); raise max_steps, loosen rtol and atol, or raise dt."
+                ) from None
+            now = float(target)
+            snapshot = first if now == 0.0 else _snapshot(moving, state, now)
+            predictions.append(snapshot.predictions)
+            test_predictions.append(snapshot.test_predictions)
+            residuals.append(state[1] if len(state) > 1 else moving.problem.targets - snapshot.predictions)
+            for name, recorder in recorders.items():
+                rows[name].append(recorder(snapshot, first))
+            kept = [*kept, snapshot.particles] if keep == "all" else [snapshot.particles]
+    return Run(
+        moving.network,
+        moving.problem,
+        times,
+        np.array(kept),
+        np.array(predictions),
+        np.array(test_predictions),
+        np.array(residuals),
+        {name: np.array(values) for name, values in rows.items()},
+        moving.masses,
+        schedule.tableau.name,
+        moving.engine.NAME,
+        moving.dtype,
+        schedule.accepted,
+        schedule.rejected,
+        evaluations,
+        clock.perf_counter() - began,
+    )
+
+
+def _snapshot(moving, state, time):
+    return Snapshot(
+        moving.network, moving.problem, time, moving.particles(state), moving.masses, moving.predict(state),
+        moving.predict_test(state),
+    )  # fmt: skip
+
+
+def _diverged(moving, schedule, lost):
+    particles = moving.particles(lost.state)
+    number = schedule.accepted + schedule.rejected + 1
+    size = float(np.abs(particles).max())
+    return DivergenceError(
+        f"the flow left the finite numbers at step {number}, after t = {lost.time:g}, where the largest parameter was "
+        f"{size:.3g}; use a smaller dt (stable below 2 n over the largest eigenvalue of K), an adaptive scheme, or "
+        f"check the activation. The last good state is in the error's `state`.",
+        step=number,
+        time=lost.time,
+        state=particles,
+    )
