@@ -60,7 +60,8 @@ def fit(function, low, high, degree):
 
 
 def main():
-    lines = ['"""Written by docs/fit_elementary.py: do not edit. Ascending coefficients, with the error of each fit."""', ""]
+    head = "Written by docs/fit_elementary.py: do not edit. Ascending coefficients, with the error of each fit."
+    lines = [f'"""{head}"""', ""]
     for name, (function, low, high, degree) in FITS.items():
         coefficients, error = fit(function, low, high, degree)
         meaning = f"{function.__doc__} on [{float(low):.4g}, {float(high):.4g}]: relative error {error:.1e}"

@@ -8,8 +8,23 @@ alpha = O(sqrt N) the tangent kernel freezes (NTK). See docs/notation for the co
 
 from importlib.metadata import version as _version
 
-from . import activations, datasets, diagnostics, engines, errors, fit, initial, limits, losses, problems, tangent
-from . import transport, vocabulary
+from . import (
+    activations,
+    datasets,
+    diagnostics,
+    engines,
+    errors,
+    fit,
+    initial,
+    integrators,
+    limits,
+    losses,
+    plots,
+    problems,
+    tangent,
+    transport,
+    vocabulary,
+)
 from .activations import Activation
 from .initial import GaussianLaw
 from .network import Network
@@ -33,8 +48,10 @@ __all__ = [
     "errors",
     "fit",
     "initial",
+    "integrators",
     "limits",
     "losses",
+    "plots",
     "problems",
     "simulate",
     "simulate_coupled",

@@ -49,7 +49,7 @@ def limits_command(
     activation: Annotated[str | None, typer.Option(help="Name of an activation; default: the problem's own.")] = None,
     widths: Annotated[str | None, typer.Option(help="Ladder of N, as 64,128,256.  [default: 64,128,...,2048]")] = None,
     seeds: Annotated[int | None, typer.Option(help="Number of paired seeds.  [default: 16]")] = None,
-    t_end: Annotated[float | None, typer.Option(help="Flow time of the last comparison; default: the problem's.")] = None,
+    t_end: Annotated[float | None, typer.Option(help="Last flow time; default: the problem's own.")] = None,
     engine: Annotated[str, typer.Option(help=f"One of: {', '.join(engines.ENGINES)}.")] = "cpu",
     dtype: Annotated[str, typer.Option(help=f"One of: {', '.join(engines.DTYPES)}.")] = "float64",
     seed: Annotated[int, typer.Option(help="Shifts every random number.")] = 0,
@@ -64,7 +64,8 @@ def limits_command(
     the NTK limit; each row of the table is fitted over all widths, with a 95 % bootstrap interval over seeds.
     """
     given: dict[str, Any] = dict(QUICK) if quick else {}
-    given |= {"problem": problem, "activation": activation, "t_end": t_end, "engine": engine, "dtype": dtype, "seed": seed}
+    given |= {"problem": problem, "activation": activation, "t_end": t_end}
+    given |= {"engine": engine, "dtype": dtype, "seed": seed}
     if widths is not None:
         given["widths"] = _widths(widths)
     if seeds is not None:
@@ -114,11 +115,11 @@ def table(report: dict[str, Any]) -> str:
     """The table of `meanfield limits`, from its report."""
     rows = report["quantities"]
     header = ("quantity", "alpha", "N", "first", "last", "slope [95 %]", "theory", "verdict")
-    cells = [header]
+    cells: list[tuple[str, ...]] = [header]
     for name, row in rows.items():
         widths, mean = row["widths"], row["mean"]
         span = f"{widths[0]}..{widths[-1]}" if widths else "-"
-        slope = "-" if row["slope"] is None else f"{row['slope']:+.3f} [{row['slope_ci95'][0]:+.3f}, {row['slope_ci95'][1]:+.3f}]"
+        slope = "-" if row["slope"] is None else "{:+.3f} [{:+.3f}, {:+.3f}]".format(row["slope"], *row["slope_ci95"])
         theory = row["theory"]
         if isinstance(theory, list):
             theory = "towards -1"
@@ -136,14 +137,14 @@ def table(report: dict[str, Any]) -> str:
 
 def _remarks(report: dict[str, Any]) -> list[str]:
     rows, rules, config = report["quantities"], report["rules"], report["config"]
-    field, timings = report["mean_field"], report["timings"]
+    field, timings, problem = report["mean_field"], report["timings"], report["problem"]
     low, high = rules["towards_minus_one"]
     lines = [
-        f"mean-field limit: {field['rule']}, estimated error of f {field['error']:.1e} (rms over test inputs, sup over t)",
+        f"mean-field limit: {field['rule']}, estimated error of f {field['error']:.1e} (rms, test inputs, sup over t)",
         f"residual as its own state (RD) against y - f: largest difference {report['coupled']['largest']:.1e}",
         f"verdict: theory within the interval widened by {rules['allowance']:g} on both sides; 'towards -1': interval "
         f"within [{low:g}, {high:g}]; an interval wider than {rules['widest_interval']:g} cannot tell",
-        f"{report['problem']['name']}, {config['activation']}: n = {report['problem']['n']}, d = {report['problem']['dim']}, "
+        f"{problem['name']}, {config['activation']}: n = {problem['n']}, d = {problem['dim']}, "
         f"t to {config['t_end']:g}, {config['seeds']} seeds, {config['dtype']} on {config['engine']}; "
         f"{timings['total']:.0f} s, {report['machine']['processor']}, {report['machine']['cores']} cores",
     ]
@@ -220,12 +221,11 @@ def main() -> None:
 
 def _explain(problem: Exception) -> int:
     """Print one line about `problem`; its exit code."""
-    for types, code in _EXIT_CODES.items():
-        if isinstance(problem, types):
-            break
-    else:
-        code = EXIT_FAILED
-    message = problem.format_message() if hasattr(problem, "format_message") else str(problem)
+    if hasattr(problem, "format_message"):  # typer's own: an option it does not know, a value it cannot read
+        typer.echo(f"meanfield: {problem.format_message()} Try --help.", err=True)
+        return EXIT_BAD_INPUT
+    code = next((code for types, code in _EXIT_CODES.items() if isinstance(problem, types)), EXIT_FAILED)
+    message = str(problem)
     if code == EXIT_FAILED and not isinstance(problem, _FAILURES):
         message = f"{type(problem).__name__}: {message} (a fault in meanfield; --debug shows where)"
     typer.echo(f"meanfield: {message}", err=True)

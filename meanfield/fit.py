@@ -79,11 +79,12 @@ def power_law(widths, per_seed, *, resamples: int = 2000, seed: int = 0) -> Powe
 
 
 def verdict(interval: tuple[float, float], theory: float | tuple[float, float]) -> str:
-    """"agrees", "differs" or "cannot tell".
+    """ "agrees", "differs" or "cannot tell".
 
-    theory : an exponent, which must lie in the interval widened by `ALLOWANCE` on both sides; or a range (low, high)
-        that must hold the whole interval ("towards -1"). Where it does not and the interval is wider than `WIDEST`:
-        "cannot tell".
+    An interval wider than `WIDEST` cannot tell, whatever it contains. Otherwise theory agrees if it is
+
+    - an exponent within the interval widened by `ALLOWANCE` on both sides, or
+    - a range (low, high) that holds the whole interval ("towards -1").
     """
     low, high = interval
     if isinstance(theory, tuple):

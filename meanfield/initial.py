@@ -47,7 +47,13 @@ class Quadrature(NamedTuple):
 
 
 def gaussian(
-    n_particles: int, dim: int, seed: int | Sequence[int] = 0, *, paired: bool = False, sigma_a: float = 1.0, sigma_w: float = 1.0
+    n_particles: int,
+    dim: int,
+    seed: int | Sequence[int] = 0,
+    *,
+    paired: bool = False,
+    sigma_a: float = 1.0,
+    sigma_w: float = 1.0,
 ) -> np.ndarray:
     """An iid sample of `GaussianLaw(dim, sigma_a, sigma_w)`, (N, 1 + d).
 
@@ -75,7 +81,8 @@ def sobol(law: GaussianLaw, n_nodes: int, seed: int = 0) -> Quadrature:
     """
     n_nodes = _checks.count(n_nodes, "n_nodes")
     if n_nodes & (n_nodes - 1):
-        raise InputError(f"n_nodes is {n_nodes}; needed: a power of two for Sobol points, e.g. {1 << n_nodes.bit_length()}.")
+        near = 1 << n_nodes.bit_length()
+        raise InputError(f"n_nodes is {n_nodes}; needed: a power of two for Sobol points, such as {near}.")
     uniform = qmc.Sobol(1 + law.dim, scramble=True, rng=np.random.default_rng(seed)).random(n_nodes)
     # A scrambled point may be 0, whose quantile is -infinity: move it to the middle of its cell.
     uniform = np.clip(uniform, 2.0**-33, 1.0 - 2.0**-33)

@@ -115,7 +115,7 @@ class AdaptiveSteps:
             if self._first is None:
                 self._first = velocity(state)
             if self._h is None:
-                self._h = self._first_step(algebra, state, end - start)
+                self._h = self._first_step(algebra, state, self._first, end - start)
             if self.accepted + self.rejected >= self.max_steps:
                 raise StepLimitReached
             # The last step before `end` takes all that is left rather than leave a sliver.
@@ -150,10 +150,10 @@ class AdaptiveSteps:
             worst = max(worst, math.sqrt(total / size) if math.isfinite(total) else math.inf)
         return worst
 
-    def _first_step(self, algebra, state, interval):
+    def _first_step(self, algebra, state, first, interval):
         """A hundredth of the time in which the state would change by its own size."""
         ratio = 0.0
-        for space, entry, move in zip(algebra, state, self._first, strict=True):
+        for space, entry, move in zip(algebra, state, first, strict=True):
             # Both norms in units of the tolerance: the state's own size cancels the unit.
             size = math.sqrt(space.error_norm(1.0, [1.0], [entry], entry, entry, self.rtol, self.atol)[0])
             speed = math.sqrt(space.error_norm(1.0, [1.0], [move], entry, entry, self.rtol, self.atol)[0])
@@ -181,7 +181,7 @@ def stepper(scheme: str | Tableau, *, dt: float | None, rtol: float, atol: float
         return FixedSteps(tableau, _checks.number(dt, "dt", above=0.0), max_steps)
     if tableau.embedded is None:
         adaptive = ", ".join(name for name, each in TABLEAUS.items() if each.embedded)
-        raise InputError(f"scheme {tableau.name!r} has fixed steps and needs dt; or choose an adaptive one: {adaptive}.")
+        raise InputError(f"scheme {tableau.name!r} has fixed steps: needed dt, or an adaptive scheme ({adaptive}).")
     rtol, atol = _checks.number(rtol, "rtol", above=0.0), _checks.number(atol, "atol", above=0.0)
     return AdaptiveSteps(tableau, rtol, atol, max_steps)
 

@@ -1,8 +1,9 @@
 """Figures from arrays. Nothing is computed here that a table could want; the only importer of matplotlib."""
 
 from collections.abc import Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 _MF, _NTK, _LIMIT = "#1f6f9c", "#c8561b", "black"
 _STYLE = {
-    "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 6.5, "xtick.labelsize": 7,
+    "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 6.3, "xtick.labelsize": 7,
     "ytick.labelsize": 7, "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 1.3,
     "lines.markersize": 3.5, "legend.frameon": False,
 }  # fmt: skip
@@ -29,9 +30,8 @@ def curve(run: Run, record: str) -> "Figure":
     """
     if record not in run.records:
         raise InputError(f"the run holds no record {record!r}; needed: one of {', '.join(run.records) or 'none'}.")
-    pyplot = _pyplot()
-    with pyplot.rc_context(_STYLE):
-        figure, axes = pyplot.subplots(figsize=(3.6, 2.6), layout="constrained")
+    with _blank(3.6, 2.6) as figure:
+        axes = figure.subplots()
         axes.plot(run.times, run.records[record], color=_MF)
         axes.set(xlabel="flow time t", ylabel=record.replace("_", " "))
         axes.set_title(f"{run.problem.name}, {run.network.activation.name}, N = {len(run.masses)}")
@@ -40,20 +40,19 @@ def curve(run: Run, record: str) -> "Figure":
 
 def limits(report: Mapping[str, Any], arrays: Mapping[str, Any]) -> "Figure":
     """The main job's figure from `LimitsResult.report` and `.arrays`: six panels, bands are 95 % intervals."""
-    pyplot = _pyplot()
     rows, problem = report["quantities"], report["problem"]
-    with pyplot.rc_context(_STYLE):
-        figure, panels = pyplot.subplots(2, 3, figsize=(7.6, 4.7), layout="constrained")
+    with _blank(7.6, 5.0) as figure:
+        panels = figure.subplots(2, 3)
         _risk_curves(panels[0, 0], arrays)
         _power_laws(
             panels[0, 1],
             (
-                (rows["function_error_mf"], _MF, "o", r"$\alpha=1$, mean field"),
-                (rows["residual_error_ntk_infinite"], _NTK, "s", r"$\alpha=\sqrt{N}$, NTK"),
-                (rows["residual_error_ntk_own"], _NTK, "^", r"$\alpha=\sqrt{N}$, own kernel"),
+                (rows["function_error_mf"], _MF, "o", r"$\alpha=1$"),
+                (rows["residual_error_ntk_infinite"], _NTK, "s", r"$\alpha=\sqrt{N}$"),
+                (rows["residual_error_ntk_own"], _NTK, "^", r"same, own $K$"),
             ),
             "Distance of f to its limit",
-            r"$\sup_t$ rms error",
+            "rms error, sup over t",
         )
         _power_laws(
             panels[0, 2],
@@ -67,16 +66,16 @@ def limits(report: Mapping[str, Any], arrays: Mapping[str, Any]) -> "Figure":
         _power_laws(
             panels[1, 0],
             (
-                (rows["w2"], _MF, "D", r"$W_2(\mu_N,\,$fresh$)$"),
-                (rows["w2_floor"], "0.45", "x", r"$W_2$ floor (same law)"),
-                (rows["coupling_distance"], _MF, "o", r"coupling $\sup_t C_N$"),
+                (rows["w2"], _MF, "D", r"$W_2$"),
+                (rows["w2_floor"], "0.45", "x", r"its floor"),
+                (rows["coupling_distance"], _MF, "o", r"coupling $C_N$"),
             ),
             r"Distance of the cloud, $\alpha=1$",
             "distance",
         )
         _gram(figure, panels[1, 1:], arrays)
         for axes, letter in zip(panels.flat, "abcdef", strict=True):
-            axes.set_title(f"({letter}) {axes.get_title()}", loc="left")
+            axes.set_title(f"({letter}) {axes.get_title()}")
         figure.suptitle(
             f"{problem['name']}, {report['config']['activation']}: n = {problem['n']}, d = {problem['dim']}, "
             f"{report['config']['seeds']} seeds, t to {report['config']['t_end']:g}",
@@ -86,28 +85,26 @@ def limits(report: Mapping[str, Any], arrays: Mapping[str, Any]) -> "Figure":
 
 
 def save(figure: "Figure", path: str | Path) -> None:
-    """Write a figure atomically, in the format of the path's suffix, and close it."""
+    """Write a figure atomically, in the format of the path's suffix."""
     write_atomically(Path(path), lambda temporary: figure.savefig(temporary, dpi=200))
-    _pyplot().close(figure)
 
 
-def _pyplot():
+@contextmanager
+def _blank(width: float, height: float):
+    """An empty figure in the house style. Not of pyplot: figures are files here, without a screen or global state."""
     import matplotlib
+    from matplotlib.figure import Figure
 
-    # Only where nobody has chosen a backend: figures are files here, and a screen is not needed.
-    if matplotlib.rcParams._get_backend_or_none() is None:
-        matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    return pyplot
+    with matplotlib.rc_context(cast(Any, _STYLE)):
+        yield Figure(figsize=(width, height), layout="constrained")
 
 
 def _risk_curves(axes: "Axes", arrays: Mapping[str, Any]) -> None:
     widths, times = arrays["widths"], arrays["times"]
-    shown = sorted({0, len(widths) // 2, len(widths) - 1})
+    shown = (0, len(widths) - 1)
     for regime, color, label in (("mf", _MF, r"$\alpha=1$"), ("ntk", _NTK, r"$\alpha=\sqrt{N}$")):
         curves = arrays["curves"][regime]
-        for shade, w in zip(np.linspace(0.35, 1.0, len(shown)), shown, strict=True):
+        for shade, w in zip((0.45, 1.0), shown, strict=True):
             risks = curves["risk"][:, w]
             low, high = np.percentile(risks, [2.5, 97.5], axis=0)
             axes.fill_between(times, low, high, color=color, alpha=0.12 * shade, linewidth=0)
@@ -115,8 +112,9 @@ def _risk_curves(axes: "Axes", arrays: Mapping[str, Any]) -> None:
         style = "--" if regime == "mf" else ":"
         axes.plot(times, curves["risk_limit"], style, color=_LIMIT, label=f"{label}, limit")
     axes.set(xlabel="flow time t", ylabel="training risk R", title="Risk along the flow", yscale="log")
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(_plain_ticks())
-    axes.legend(ncols=2, columnspacing=0.8, handlelength=1.4)
+    axes.legend(loc="best", handlelength=1.8)
 
 
 def _power_laws(axes: "Axes", series, title: str, ylabel: str) -> None:
@@ -129,19 +127,21 @@ def _power_laws(axes: "Axes", series, title: str, ylabel: str) -> None:
             continue
         low, high = np.array(row["mean_ci95"]).T
         interval = "[{:.2f}, {:.2f}]".format(*row["slope_ci95"])
-        filled = {"markerfacecolor": "white"} if marker in "^D" else {}
+        face = "white" if marker in "^D" else color
         axes.fill_between(widths, low, high, color=color, alpha=0.2, linewidth=0)
-        axes.plot(widths, mean, marker, color=color, label=f"{label}: {row['slope']:.2f} {interval}", **filled)
+        axes.plot(
+            widths, mean, marker, color=color, label=f"{label}: {row['slope']:.2f} {interval}", markerfacecolor=face
+        )
         axes.plot(widths, np.exp(row["intercept"]) * widths ** row["slope"], color=color, linewidth=0.8)
     axes.set(xscale="log", yscale="log", xlabel="width N", ylabel=ylabel, title=title)
-    axes.set_xticks(widths_of(series), labels=[f"{w:g}" for w in widths_of(series)])
+    axes.set_xticks(_widths_of(series), labels=[f"{w:g}" for w in _widths_of(series)])
     axes.minorticks_off()
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high * (high / low) ** 0.42)  # room for the legend above the points
-    axes.legend(loc="upper right", handlelength=1.2)
+    axes.set_ylim(low, high * (high / low) ** (0.13 * len(series)))  # room for the legend above the points
+    axes.legend(loc="upper right", handlelength=1.0, handletextpad=0.4, borderaxespad=0.0)
 
 
-def widths_of(series) -> list[int]:
+def _widths_of(series) -> list[int]:
     """All widths of the rows in a panel."""
     return sorted({width for row, *_ in series for width in row["widths"]})
 
@@ -156,15 +156,14 @@ def _gram(figure: "Figure", panels, arrays: Mapping[str, Any]) -> None:
     labels = arrays["problem"]["labels"]
     order = np.argsort(labels, kind="stable")
     before, after = (arrays["gram_mf"][when][np.ix_(order, order)] for when in ("before", "after"))
-    top = float(np.percentile(after, 99.5))
+    top = float(np.percentile(np.abs(after), 99.5))
     classes, starts = np.unique(labels[order], return_index=True)
     middles = (starts + np.append(starts[1:], len(labels))) / 2 - 0.5
-    image = None
     for axes, gram, when in zip(panels, (before, after), ("t = 0", f"t = {arrays['times'][-1]:g}"), strict=True):
-        image = axes.imshow(gram, cmap="magma", vmin=min(0.0, float(before.min())), vmax=top, interpolation="nearest")
+        axes.imshow(gram, cmap="RdBu_r", vmin=-top, vmax=top, interpolation="nearest")
         axes.set_title(rf"$K(x,x')$, $\alpha=1$, {when}")
         axes.set_xticks(middles, labels=[f"{c}" for c in classes])
         axes.set_yticks(middles, labels=[f"{c}" for c in classes])
         axes.tick_params(length=0)
         axes.set_xlabel("inputs by class")
-    figure.colorbar(image, ax=list(panels), shrink=0.85, pad=0.02)
+    figure.colorbar(panels[-1].images[0], ax=list(panels), shrink=0.85, pad=0.02)

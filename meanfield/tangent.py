@@ -158,7 +158,7 @@ def _hermite_means(activation, tolerance=1e-9, most_terms=8192):
         terms = 128
         while True:
             series_p, lost_p = _hermite_coefficients(activation, p, terms)
-            series_q, lost_q = (series_p, lost_p) if np.array_equal(p, q) else _hermite_coefficients(activation, q, terms)
+            series_q, lost_q = _hermite_coefficients(activation, q, terms)
             # Cauchy-Schwarz on what the series leave out, relative to the largest mean.
             remainder = max(
                 np.sqrt(lost_p[i].max() * lost_q[i].max()) / np.abs(series_p[i] ** 2).sum(axis=1).max() for i in (0, 1)

@@ -6,7 +6,7 @@ host. Linear algebra of the time integrator on clouds (`combine`, `error_norm`) 
 state can stay on its device for a whole run.
 """
 
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
@@ -59,7 +59,7 @@ class Engine(Protocol):
     def is_finite(self, cloud: Any) -> bool: ...
 
 
-ENGINES: dict[str, Engine] = {each.NAME: each for each in (reference, cpu)}
+ENGINES: dict[str, Engine] = {each.NAME: cast(Engine, each) for each in (reference, cpu)}
 DTYPES = ("float64", "float32")
 
 

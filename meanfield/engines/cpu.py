@@ -6,11 +6,13 @@ is needed and the (N, n) array never exists. Sums over particles are taken withi
 group in order, then over groups in order: the bits do not depend on the number of threads.
 """
 
-from functools import lru_cache
+from functools import cache
+from typing import Any
 
 import numpy as np
-from numba import get_num_threads, njit, prange, threading_layer
+from numba import get_num_threads, njit, prange
 from numba.core.errors import NumbaError
+from numba.np.ufunc import threading_layer
 
 from .. import interactions
 from ..activations import linear
@@ -29,7 +31,12 @@ LANES = 64  # eight AVX-512 vectors of float64: long enough to hide latencies, s
 _MOST_GROUPS = 256  # partial sums kept: (groups, n)
 
 # Sums may be reassociated into vector lanes; NaN and infinity must survive, or a diverged run would go unseen.
-_DRIVER = {"parallel": True, "fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy", "nogil": True}
+_DRIVER: Any = {
+    "parallel": True,
+    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+    "error_model": "numpy",
+    "nogil": True,
+}
 
 
 def pack(particles, dtype):
@@ -88,11 +95,11 @@ def _driver(operation, activation, dtype):
     return _compiled(operation, activation.formula, activation.name, np.dtype(dtype).name)
 
 
-@lru_cache(maxsize=None)
-def _compiled(operation, formula, name, dtype):
+@cache
+def _compiled(operation, formula, name, dtype) -> Any:
     """The driver of an operation for a formula, compiled now so that a formula Numba rejects is named."""
     build, particle_arrays = _DRIVERS[operation]
-    driver = build(njit(**EXACT)(formula))
+    driver: Any = build(njit(**EXACT)(formula))
     cloud, inputs = np.zeros((1, 2, LANES), dtype), np.zeros((1, 1), dtype)
     try:
         if operation == "vjp":

@@ -6,6 +6,7 @@ is allowed inside them: it would undo the compensated steps.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numba import njit, types
@@ -14,7 +15,7 @@ from numba.extending import overload
 from .. import vocabulary
 from .coefficients import ERF_QUOTIENT, ERFC_SCALED, EXPM1_REST, LOG_QUOTIENT
 
-EXACT = {"forceinline": True, "fastmath": {"contract"}, "error_model": "numpy"}
+EXACT: Any = {"forceinline": True, "fastmath": {"contract"}, "error_model": "numpy"}
 _inline = njit(**EXACT)
 
 _LOG2_HIGH, _LOG2_LOW = 0.6931471803691238, 1.9082149292705877e-10  # of log 2; the high part has 32 bits

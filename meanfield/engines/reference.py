@@ -22,7 +22,12 @@ def unpack(cloud, n_particles):
     return np.array(cloud[:n_particles], dtype=np.float64)
 
 
-pack_masses = pack_inputs = pack
+def pack_masses(masses, dtype):
+    return np.array(masses, dtype=dtype)
+
+
+def pack_inputs(inputs, dtype):
+    return np.array(inputs, dtype=dtype)
 
 
 def predict(activation, cloud, masses, inputs):

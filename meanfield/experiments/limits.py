@@ -29,6 +29,7 @@ from ..scaling import Scaling
 from ..simulation import Run, simulate, simulate_coupled
 
 TOWARDS_MINUS_ONE = (-1.1, -0.65)  # what the interval of a slope "towards -1" must lie in
+REGIMES = ("mf", "ntk")
 CURVES = ("risk", "test_risk", "train_error", "test_error")
 NODES_PER_WIDEST = 16  # of the limit's quadrature, at least
 
@@ -115,7 +116,7 @@ QUANTITIES = (
     Quantity("function_error_mf", "1", -0.5, "sup_t rms(f_N - f_MF), test inputs"),
     Quantity("coupling_distance", "1", -0.5, "sup_t C_N(t), own field against the limit's"),
     Quantity("w2", "1", None, "W2(mu_N, fresh N-sample of the limit) at t_end; theory: the floor's slope"),
-    Quantity("w2_floor", "1", None, "W2 of two such fresh samples; theory: -1/(1+d)"),
+    Quantity("w2_floor", "1", None, "W2 of two such fresh samples; theory: -1/(1+d), or log(N)/sqrt(N) where 1+d = 2"),
     Quantity("variance_mf", "1", -1.0, "variance of f_N over seeds, test inputs, t_end"),
     Quantity("variance_ntk", "sqrt(N)", -1.0, "variance of f_N - f_0 over seeds, test inputs, t_end"),
     Quantity("residual_error_ntk_infinite", "sqrt(N)", -0.5, "sup_t rms(u_N - u), infinite kernel, training inputs"),
@@ -167,9 +168,8 @@ def run(settings: Settings | None = None, *, progress: bool = False) -> LimitsRe
             stamps[stage] = round(clock.perf_counter() - start, 3)
     quantities = _quantities(sweep)
     stamps["total"] = round(clock.perf_counter() - began, 3)
-    return LimitsResult(
-        settings, sweep.problem, quantities, sweep.curves, _report(sweep, quantities, stamps), _arrays(sweep, quantities)
-    )
+    report, arrays = _report(sweep, quantities, stamps), _arrays(sweep, quantities)
+    return LimitsResult(settings, sweep.problem, quantities, sweep.curves, report, arrays)
 
 
 def _work(settings: Settings) -> int:
@@ -194,12 +194,12 @@ class _Sweep:
         self.at_end: dict[tuple[int, int], np.ndarray] = {}
         self.measured = {each.name: np.full((seeds, len(widths)), np.nan) for each in QUANTITIES}
         self.curves = {
-            regime: {name: np.empty((seeds, len(widths), len(self.times))) for name in CURVES}
-            for regime in ("mf", "ntk")
+            regime: {name: np.empty((seeds, len(widths), len(self.times))) for name in CURVES} for regime in REGIMES
         }
-        self.final_tests = {regime: np.empty((seeds, len(widths), len(self.problem.test_inputs))) for regime in ("mf", "ntk")}
+        tests = len(self.problem.test_inputs)
+        self.final_tests = {regime: np.empty((seeds, len(widths), tests)) for regime in REGIMES}
         self.test_residual_errors = {kind: np.empty((seeds, len(widths))) for kind in ("infinite", "own")}
-        self.disagreements = {regime: np.empty(len(widths)) for regime in ("mf", "ntk")}
+        self.disagreements = {regime: np.empty(len(widths)) for regime in REGIMES}
         self.gram: dict[str, np.ndarray] = {}
 
     def limit(self) -> None:
@@ -211,9 +211,9 @@ class _Sweep:
         if settings.problem == "bilinear":
             self.mean_field = limits.exact.bilinear(network, problem, self.times, tracers=tracers)
         else:
-            nodes = NODES_PER_WIDEST * settings.widths[-1]
+            rule = {"n_nodes": NODES_PER_WIDEST * settings.widths[-1], "seed": settings.seed}
             self.mean_field = limits.mean_field(
-                network, problem, self.law, self.times, n_nodes=nodes, seed=settings.seed, tracers=tracers, **self._options()
+                network, problem, self.law, self.times, tracers=tracers, **rule, **self._options()
             )
         size = len(self.starts[0])
         carried = self.mean_field.tracers
@@ -288,7 +288,7 @@ class _Sweep:
             self.test_residual_errors[kind][s, w] = _sup_rms(test_residuals - limit.test_residuals)
 
     def _sample(self, size: int, seed: int, stream: int) -> np.ndarray:
-        return initial.gaussian(size, self.problem.dim, (self.settings.seed, seed, stream)) if size else np.empty((0, 0))
+        return initial.gaussian(size, self.problem.dim, (self.settings.seed, seed, stream))
 
     def _scalings(self, width: int) -> tuple[tuple[str, Scaling], ...]:
         return ("mf", Scaling.mean_field()), ("ntk", Scaling.ntk(width))
@@ -316,7 +316,7 @@ def _sup_rms(differences: np.ndarray) -> float:
 
 
 def _quantities(sweep: _Sweep) -> dict[str, dict[str, Any]]:
-    for regime in ("mf", "ntk"):
+    for regime in REGIMES:
         sweep.measured[f"variance_{regime}"] = _variances(sweep.final_tests[regime])
     rows: dict[str, dict[str, Any]] = {}
     for each in QUANTITIES:
@@ -325,8 +325,7 @@ def _quantities(sweep: _Sweep) -> dict[str, dict[str, Any]]:
         values = sweep.measured[each.name][: sweep.w2_seeds if is_w2 else None, : len(widths)]
         rows[each.name] = _row(each, widths, values, sweep.settings.seed)
     floor = rows["w2_floor"]
-    width = 1 + sweep.problem.dim
-    floor["theory"] = -1.0 / max(2, width)
+    floor["theory"] = _floor_exponent(1 + sweep.problem.dim, sweep.w2_widths)
     rows["w2"]["theory"] = floor["slope"]
     for row in (rows["w2"], floor):
         if row["slope"] is not None:
@@ -340,7 +339,7 @@ def _quantities(sweep: _Sweep) -> dict[str, dict[str, Any]]:
 
 def _row(each: Quantity, widths: tuple[int, ...], values: np.ndarray, seed: int) -> dict[str, Any]:
     row: dict[str, Any] = {
-        "alpha": each.alpha, "meaning": each.meaning, "widths": list(widths), "mean": values.mean(axis=0).tolist(),
+        "alpha": each.alpha, "meaning": each.meaning, "widths": list(widths), "mean": values.mean(axis=0).tolist() if widths else [],
         "mean_ci95": None, "per_seed": values.tolist(), "slope": None, "slope_ci95": None, "intercept": None,
         "theory": list(each.theory) if isinstance(each.theory, tuple) else each.theory, "verdict": "cannot tell",
     }  # fmt: skip
@@ -354,6 +353,18 @@ def _row(each: Quantity, widths: tuple[int, ...], values: np.ndarray, seed: int)
     if each.theory is not None:
         row["verdict"] = fit.verdict(law.interval, each.theory)
     return row
+
+
+def _floor_exponent(dim: int, widths: tuple[int, ...]) -> float:
+    """Slope of W2 between two N-samples of a Gaussian law in `dim` dimensions over these widths.
+
+    N^(-1/dim) for dim >= 3 (Fournier & Guillin 2015); log(N) / sqrt(N) for dim = 2 (Ledoux 2017; Talagrand 2018),
+    whose slope is far from -1/2 at any N in reach.
+    """
+    if dim >= 3 or len(widths) < 2:
+        return -1.0 / dim
+    logs = np.log(widths)
+    return float(np.polyfit(logs, np.log(logs) - logs / 2, 1)[0])
 
 
 def _variances(predictions: np.ndarray) -> np.ndarray:
@@ -393,7 +404,7 @@ def _report(sweep: _Sweep, quantities: dict[str, Any], stamps: dict[str, float])
         "final": {
             regime: {name: values[:, :, -1].mean(axis=0).tolist() for name, values in sweep.curves[regime].items()}
             | {f"{name}_limit": float(values[-1]) for name, values in sweep.limit_curves[regime].items()}
-            for regime in ("mf", "ntk")
+            for regime in REGIMES
         },
         "rules": {
             "allowance": fit.ALLOWANCE, "widest_interval": fit.WIDEST, "towards_minus_one": list(TOWARDS_MINUS_ONE),
@@ -426,12 +437,13 @@ def _arrays(sweep: _Sweep, quantities: dict[str, Any]) -> dict[str, Any]:
         "times": sweep.times,
         "widths": np.array(sweep.settings.widths),
         "quantities": {
-            name: {"widths": np.array(row["widths"]), "per_seed": np.array(row["per_seed"]), "mean": np.array(row["mean"])}
+            name: {key: np.array(row[key]) for key in ("widths", "per_seed", "mean")}
             for name, row in quantities.items()
         },
         "curves": {
-            regime: sweep.curves[regime] | {f"{name}_limit": values for name, values in sweep.limit_curves[regime].items()}
-            for regime in ("mf", "ntk")
+            regime: sweep.curves[regime]
+            | {f"{name}_limit": values for name, values in sweep.limit_curves[regime].items()}
+            for regime in REGIMES
         },
         "predictions": {"final_test_mf": sweep.final_tests["mf"], "final_test_ntk": sweep.final_tests["ntk"]},
         "limits": {

@@ -58,7 +58,7 @@ def bilinear(
     plain = (scaling.mobility_a, scaling.mobility_w, scaling.input_scale) == (1.0, 1.0, 1.0)
     if problem.name != "bilinear" or network.activation.name != "linear" or not plain:
         raise InputError(
-            f"the exact bilinear limit got problem {problem.name!r} and activation {network.activation.name!r}; needed: "
+            f"the exact limit got problem {problem.name!r} and activation {network.activation.name!r}; needed: "
             "problems.bilinear(), activation 'linear', mobilities and input scale 1. Use limits.mean_field otherwise."
         )
     s = bilinear_angle(times, scaling.alpha, float(problem.targets[0] / problem.inputs[0, 0]))

@@ -129,7 +129,8 @@ def _carry(network, problem, quadrature: Quadrature, times, tracers, options) ->
     if tracers is not None:
         start = np.concatenate([start, _checks.particles(tracers, problem.dim)])
         masses = np.concatenate([masses, np.zeros(len(tracers))])
-    return simulate(network, problem, start, times, masses=masses, keep="all" if tracers is not None else "last", **options)
+    keep = "last" if tracers is None else "all"
+    return simulate(network, problem, start, times, masses=masses, keep=keep, **options)
 
 
 def _sobol(law, n_nodes, seed):

@@ -111,6 +111,4 @@ def ntk(
     exponents = np.outer(times, rates)
     reached = np.where(exponents > 1e-12, -np.expm1(-exponents) / np.where(rates > 0, rates, 1.0), times[:, None])
     moved = (reached * (modes.T @ (root * start))) @ (root[:, None] * modes).T
-    return NTKLimit(
-        network, problem, times, start - moved @ train, test_start - moved @ cross.T, train, rates
-    )
+    return NTKLimit(network, problem, times, start - moved @ train, test_start - moved @ cross.T, train, rates)

@@ -1,0 +1,42 @@
+"""Every example's main, small, and the README's own Python, held to what they claim."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_example_is_tested_here():
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} == {"teacher_student"}
+
+
+def test_teacher_student_risk_falls_below_a_tenth(tmp_path):
+    risk = load("teacher_student").main(str(tmp_path / "figure.png"), n_particles=200, horizon=40.0)
+    assert (risk[1:] < risk[:-1]).all() and risk[-1] < 0.1 < risk[0]
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def readme_python():
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def test_readme_python_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (source,) = readme_python()
+    exec(compile(source, "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize("command", ["pip install . && meanfield limits", "pip install -e '.[test]' && pytest"])
+def test_readme_has_the_two_commands(command):
+    assert command in (ROOT / "README.md").read_text()
