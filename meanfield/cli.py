@@ -221,8 +221,9 @@ def main() -> None:
 
 def _explain(problem: Exception) -> int:
     """Print one line about `problem`; its exit code."""
-    if hasattr(problem, "format_message"):  # typer's own: an option it does not know, a value it cannot read
-        typer.echo(f"meanfield: {problem.format_message()} Try --help.", err=True)
+    usage = getattr(problem, "format_message", None)  # typer's own: an unknown option, a value it cannot read
+    if usage is not None:
+        typer.echo(f"meanfield: {usage()} Try --help.", err=True)
         return EXIT_BAD_INPUT
     code = next((code for types, code in _EXIT_CODES.items() if isinstance(problem, types)), EXIT_FAILED)
     message = str(problem)

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.special import ndtri
-from scipy.stats import qmc
 
 from . import _checks
 from .errors import InputError
@@ -83,6 +82,8 @@ def sobol(law: GaussianLaw, n_nodes: int, seed: int = 0) -> Quadrature:
     if n_nodes & (n_nodes - 1):
         near = 1 << n_nodes.bit_length()
         raise InputError(f"n_nodes is {n_nodes}; needed: a power of two for Sobol points, such as {near}.")
+    from scipy.stats import qmc  # takes longer to import than all the rest
+
     uniform = qmc.Sobol(1 + law.dim, scramble=True, rng=np.random.default_rng(seed)).random(n_nodes)
     # A scrambled point may be 0, whose quantile is -infinity: move it to the middle of its cell.
     uniform = np.clip(uniform, 2.0**-33, 1.0 - 2.0**-33)

@@ -64,7 +64,7 @@ def test_own_kernel_and_drift_fall_like_one_over_n(bilinear, name):
 
 
 def test_mean_field_drift_is_the_exact_one(bilinear):
-    """K_t / K_0 = cosh 2s for the bilinear neuron, so the drift tends to cosh(2s) - 1 = sqrt(1 + (beta/alpha)^2) - 1."""
+    """K_t / K_0 = cosh 2s for the bilinear neuron: the drift tends to sqrt(1 + (beta/alpha)^2) - 1."""
     row = bilinear.quantities["kernel_drift_mf"]
     last = np.array(row["per_seed"])[:, -1]
     standard_error = last.std(ddof=1) / np.sqrt(len(last))

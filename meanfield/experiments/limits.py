@@ -338,9 +338,10 @@ def _quantities(sweep: _Sweep) -> dict[str, dict[str, Any]]:
 
 
 def _row(each: Quantity, widths: tuple[int, ...], values: np.ndarray, seed: int) -> dict[str, Any]:
+    mean = values.mean(axis=0).tolist() if widths else []
     row: dict[str, Any] = {
-        "alpha": each.alpha, "meaning": each.meaning, "widths": list(widths), "mean": values.mean(axis=0).tolist() if widths else [],
-        "mean_ci95": None, "per_seed": values.tolist(), "slope": None, "slope_ci95": None, "intercept": None,
+        "alpha": each.alpha, "meaning": each.meaning, "widths": list(widths), "mean": mean, "mean_ci95": None,
+        "per_seed": values.tolist(), "slope": None, "slope_ci95": None, "intercept": None,
         "theory": list(each.theory) if isinstance(each.theory, tuple) else each.theory, "verdict": "cannot tell",
     }  # fmt: skip
     if len(widths) < 2:  # W2 of a ladder that starts above its largest N
