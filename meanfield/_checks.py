@@ -24,6 +24,8 @@ def find(table: Mapping[str, Any], name: Any, kind: str) -> Any:
 def array(values: Any, what: str, ndim: int, needs: str, *, allow_empty: bool = False) -> np.ndarray:
     """`values` as a float64 array of `ndim` axes, finite and (unless allowed) not empty."""
     try:
+        if np.iscomplexobj(values):
+            raise TypeError("they are complex")
         result = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as problem:
         raise InputError(f"{what} cannot be read as numbers ({problem}); needed: {needs}.") from None
@@ -66,12 +68,12 @@ def masses(values: Any, size: int, what: str) -> np.ndarray:
     result = array(values, what, 1, f"{size} non-negative numbers with a positive sum")
     if len(result) != size:
         raise InputError(f"{what} has {len(result)} entries; needed: {size}, one for each point.")
-    total = result.sum()
-    if (result < 0).any() or not total > 0:
+    if result.min() < 0 or not result.max() > 0:
         raise InputError(
-            f"{what} has minimum {result.min():g} and sum {total:g}; needed: non-negative with a positive sum."
+            f"{what} has minimum {result.min():g} and sum {result.sum():g}; needed: non-negative with a positive sum."
         )
-    return result / total
+    result = result / result.max()  # so that the sum cannot overflow
+    return result / result.sum()
 
 
 def times(values: Any) -> np.ndarray:

@@ -4,6 +4,7 @@ import numpy as np
 
 from . import _checks, engines
 from .engines import Engine
+from .errors import InputError
 from .network import Network
 from .problems import Problem
 
@@ -39,6 +40,10 @@ class DataField:
         engine: str | Engine = "cpu",
         dtype: str = "float64",
     ):
+        if not isinstance(network, Network):
+            raise InputError(f"network is {network!r}; needed: a Network, e.g. Network('erf').")
+        if not isinstance(problem, Problem):
+            raise InputError(f"problem is {problem!r}; needed: a Problem(inputs, targets), or one from `problems`.")
         start = _checks.particles(start, problem.dim)
         self.network, self.problem = network, problem
         self.engine, self.dtype = engines.find(engine), engines.check_dtype(dtype)
@@ -54,8 +59,8 @@ class DataField:
             self.offset, self.test_offset = self._output(cloud, self._inputs), self._output(cloud, self._test_inputs)
 
     def state(self, particles: np.ndarray) -> tuple:
-        """The state whose particles are these."""
-        return (self.engine.pack(particles, self.dtype),)
+        """The state whose particles are these, (N, 1 + d)."""
+        return (self.engine.pack(_checks.particles(particles, self.problem.dim), self.dtype),)
 
     def particles(self, state: tuple) -> np.ndarray:
         """Particles (N, 1 + d), float64, of a state."""

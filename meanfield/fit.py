@@ -1,5 +1,6 @@
 """Power laws: slopes in log-log with bootstrap intervals over seeds, and verdicts against a theory's exponent."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,7 @@ class PowerLaw:
 
 def _resampled_means(per_seed, resamples, seed):
     """Means over bootstrap resamples of the seeds, (resamples, W); rows are drawn whole."""
+    resamples = _checks.count(resamples, "resamples")
     drawn = np.random.default_rng(seed).integers(len(per_seed), size=(resamples, len(per_seed)))
     return per_seed[drawn].mean(axis=1)
 
@@ -64,6 +66,8 @@ def power_law(widths, per_seed, *, resamples: int = 2000, seed: int = 0) -> Powe
         raise InputError(
             f"a slope needs two or more widths and seeds: got widths {widths.shape} and per_seed {per_seed.shape}."
         )
+    if (widths <= 0).any() or len(np.unique(widths)) < 2:
+        raise InputError(f"widths are {widths.tolist()}; needed: positive, and not all the same.")
     centred = np.log(widths) - np.log(widths).mean()
 
     def slopes(means):
@@ -78,7 +82,7 @@ def power_law(widths, per_seed, *, resamples: int = 2000, seed: int = 0) -> Powe
     return PowerLaw(slope, (float(low), float(high)), intercept)
 
 
-def verdict(interval: tuple[float, float], theory: float | tuple[float, float]) -> str:
+def verdict(interval: tuple[float, float], theory: float | Sequence[float]) -> str:
     """ "agrees", "differs" or "cannot tell".
 
     An interval wider than `WIDEST` cannot tell, whatever it contains. Otherwise theory agrees if it is
@@ -87,7 +91,7 @@ def verdict(interval: tuple[float, float], theory: float | tuple[float, float]) 
     - a range (low, high) that holds the whole interval ("towards -1").
     """
     low, high = interval
-    if isinstance(theory, tuple):
+    if not isinstance(theory, int | float):
         agrees = theory[0] <= low and high <= theory[1]
     else:
         agrees = low - ALLOWANCE <= theory <= high + ALLOWANCE

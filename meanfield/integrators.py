@@ -77,6 +77,8 @@ class FixedSteps:
 
     def advance(self, velocity, algebra, state, start, end, on_step=None):
         """The state at `end` from that at `start`."""
+        if end <= start:
+            return state
         count = max(1, math.ceil((end - start) / self.dt * (1 - 1e-12)))
         h = (end - start) / count
         for i in range(count):
@@ -122,7 +124,7 @@ class AdaptiveSteps:
             left = end - time
             cut = self._h >= left * (1 - 1e-10)
             h = left if cut else self._h
-            if h <= 1e-14 * max(time, end - start):
+            if not cut and h <= 1e-14 * max(time, end - start):
                 raise StateLost(time, state)
             new, stages = step(self.tableau, velocity, algebra, state, h, self._first)
             error = self._error(algebra, state, new, stages, h)

@@ -80,7 +80,7 @@ class Scaling:
             Dimension d of the inputs; 1 leaves them as they are.
         """
         factors = {"half-square": 1.0, "square": 0.5}
-        native_per_flow = _checks.find(factors, loss, "loss of geiger")
+        native_per_flow = _checks.find(factors, str(loss), "loss of geiger")
         h, dim = _checks.count(h, "h"), _checks.count(dim, "dim")
         return cls(
             math.sqrt(h) * _checks.number(alpha, "alpha", above=0.0),

@@ -156,12 +156,15 @@ def simulate_coupled(
 
 def _integrate(moving: DataField, start, times, schedule, record, keep, progress) -> Run:
     times = _checks.times(times)
-    recorders = {}
-    for each in record:
+    recorders: dict[str, Callable] = {}
+    for each in record or ():
         recorder = _checks.find(DIAGNOSTICS, each, "record")
         if not callable(recorder):
             raise InputError(f"record holds {each!r}; needed: one of {', '.join(DIAGNOSTICS)} or a function.")
-        recorders[each if isinstance(each, str) else getattr(each, "__name__", repr(each))] = recorder
+        name = each if isinstance(each, str) else getattr(each, "__name__", repr(each))
+        if name in recorders:
+            raise InputError(f"record holds two entries called {name!r}; needed: names of their own (def, not lambda).")
+        recorders[name] = recorder
     if keep not in ("all", "last"):
         raise InputError(f"keep is {keep!r}; needed: 'all' or 'last'.")
 

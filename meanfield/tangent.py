@@ -7,6 +7,7 @@ Without alpha: f moves by dF/dt = K P u in flow time (docs/notation).
 """
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
 from . import _checks
 from .activations import ACTIVATIONS
@@ -44,11 +45,11 @@ def kernel(
     InputError
         If shapes do not fit, or n n' numbers pass `max_bytes`.
 
-    Cost: 4 N n n' flops in matrix products, over blocks of particles: memory 24 n n' bytes and 64 MiB.
+    Cost: 4 N n n' flops in matrix products, over blocks of particles: memory 40 n n' bytes and 64 MiB.
     """
     inputs, other, particles = _points(network, inputs, other, particles)
     masses = _checks.masses(masses, len(particles), "masses")
-    needed = 3 * 8 * len(inputs) * len(other)
+    needed = 5 * 8 * len(inputs) * len(other)  # two sums, a product, and two temporaries at the end
     if needed > max_bytes:
         raise InputError(
             f"a tangent kernel of {len(inputs)} x {len(other)} inputs needs {needed / 2**30:.1f} GiB, more than "
@@ -72,7 +73,7 @@ def infinite(network: Network, law: GaussianLaw, inputs: np.ndarray, other: np.n
 
     Closed forms: erf (Williams 1997, eq. 10, arcsine), relu (Cho & Saul 2009, arc-cosine of degree 0 and 1), linear.
     Any other activation: Hermite series of phi and phi' in the inputs' own scale, summed by Mehler's formula; the
-    remainder is known from Parseval's identity and is below 1e-9 of the kernel.
+    remainder is known from Parseval's identity, below 1e-9 of the largest mean of phi phi' over the inputs.
 
     Raises
     ------
@@ -84,21 +85,21 @@ def infinite(network: Network, law: GaussianLaw, inputs: np.ndarray, other: np.n
     Cost: O(n n' d) in closed form; a few hundred to some thousand n n' for the series.
     """
     inputs, other, _ = _points(network, inputs, other, None, law.dim)
-    inner = law.sigma_w**2 * (inputs @ other.T)
-    left = law.sigma_w**2 * np.einsum("ij,ij->i", inputs, inputs)[:, None]
-    right = law.sigma_w**2 * np.einsum("ij,ij->i", other, other)[None, :]
     means = CLOSED_FORMS.get(network.activation, _hermite_means(network.activation))
-    values, slopes = means(inner, left, right)
+    values, slopes = means(law.sigma_w * inputs, law.sigma_w * other)
     scaling = network.scaling
     return scaling.mobility_a * values + scaling.mobility_w * law.sigma_a**2 * slopes * (inputs @ other.T)
 
 
 def drift(now: np.ndarray, start: np.ndarray) -> float:
     """Relative kernel drift norm(K_t - K_0) / norm(K_0), Frobenius."""
-    now, start = np.asarray(now), np.asarray(start)
+    now, start = (_checks.array(each, what, 2, "a kernel (n, n')") for each, what in ((now, "now"), (start, "start")))
     if now.shape != start.shape:
         raise InputError(f"kernels have shapes {now.shape} and {start.shape}; needed: the same inputs for both.")
-    return float(np.linalg.norm(now - start) / np.linalg.norm(start))
+    size = np.linalg.norm(start)
+    if size == 0:
+        raise InputError("the kernel at the start is zero, so a drift relative to it has no meaning.")
+    return float(np.linalg.norm(now - start) / size)
 
 
 def _points(network, inputs, other, particles, dim=None):
@@ -120,25 +121,34 @@ def _features(network, particles, inputs):
     return value, particles[:, :1] * slope
 
 
-# Means of phi(z) phi(z') and phi'(z) phi'(z') over Gaussian (z, z') with variances p, q and covariance c.
+# Means of phi(z) phi(z') and phi'(z) phi'(z') over z = g.u, z' = g.v, g ~ N(0, I), for all rows u and v of two arrays:
+# Gaussian (z, z') with variances p = |u|^2, q = |v|^2 and covariance c = u.v.
 
 
-def _erf_means(c, p, q):
+def _covariances(left, right):
+    p, q = (np.einsum("ij,ij->i", points, points) for points in (left, right))
+    return left @ right.T, p[:, None], q[None, :]
+
+
+def _erf_means(left, right):
+    c, p, q = _covariances(left, right)
     volume = (1.0 + 2.0 * p) * (1.0 + 2.0 * q)
     values = 2.0 / np.pi * np.arcsin(np.clip(2.0 * c / np.sqrt(volume), -1.0, 1.0))
     return values, 4.0 / np.pi / np.sqrt(volume - 4.0 * c * c)
 
 
-def _relu_means(c, p, q):
-    size = np.sqrt(p * q)
-    cosine = np.clip(np.divide(c, size, out=np.zeros_like(c), where=size > 0), -1.0, 1.0)
-    angle = np.arccos(cosine)
-    values = size / (2.0 * np.pi) * (np.sin(angle) + (np.pi - angle) * cosine)
+def _relu_means(left, right):
+    left_size, right_size = (np.linalg.norm(points, axis=1, keepdims=True) for points in (left, right))
+    left, right = (points / np.where(size > 0, size, 1.0) for points, size in ((left, left_size), (right, right_size)))
+    # The angle between unit vectors from both their distances: arccos(u.v) loses half of the digits near 0 and pi,
+    # enough to make the kernel of nearly equal inputs indefinite.
+    angle = 2.0 * np.arctan2(cdist(left, right), cdist(left, -right))
+    values = left_size * right_size.T / (2.0 * np.pi) * (np.sin(angle) + (np.pi - angle) * np.cos(angle))
     return values, (np.pi - angle) / (2.0 * np.pi)
 
 
-def _linear_means(c, p, q):
-    return c, np.ones(np.broadcast_shapes(c.shape, p.shape, q.shape))
+def _linear_means(left, right):
+    return left @ right.T, np.ones((len(left), len(right)))
 
 
 CLOSED_FORMS = {
@@ -151,7 +161,8 @@ CLOSED_FORMS = {
 def _hermite_means(activation, tolerance=1e-9, most_terms=8192):
     """Means by Hermite series: E phi(z) phi(z') = sum_k c_k(p) c_k(q) rho^k, c_k(p) = E phi(sqrt(p) g) h_k(g)."""
 
-    def means(c, p, q):
+    def means(left, right):
+        c, p, q = _covariances(left, right)
         p, q = p.ravel(), q.ravel()
         size = np.sqrt(np.outer(p, q))
         rho = np.clip(np.divide(c, size, out=np.zeros_like(c), where=size > 0), -1.0, 1.0)
@@ -159,11 +170,11 @@ def _hermite_means(activation, tolerance=1e-9, most_terms=8192):
         while True:
             series_p, lost_p = _hermite_coefficients(activation, p, terms)
             series_q, lost_q = _hermite_coefficients(activation, q, terms)
-            # Cauchy-Schwarz on what the series leave out, relative to the largest mean.
-            remainder = max(
-                np.sqrt(lost_p[i].max() * lost_q[i].max()) / np.abs(series_p[i] ** 2).sum(axis=1).max() for i in (0, 1)
-            )
-            if remainder < tolerance:
+            # Cauchy-Schwarz on what the series leave out, relative to the largest mean; all means may vanish.
+            remainders = np.sqrt(lost_p.max(axis=1) * lost_q.max(axis=1))
+            sizes = (series_p**2).sum(axis=2).max(axis=1)
+            remainder = (remainders / np.where(sizes > 0, sizes, 1.0)).max()
+            if remainder <= tolerance:
                 break
             if terms >= most_terms:
                 raise ConvergenceError(

@@ -65,7 +65,10 @@ DTYPES = ("float64", "float32")
 
 def find(engine: str | Engine) -> Engine:
     """The engine called `engine`, or an error that lists what there is."""
-    return _checks.find(ENGINES, engine, "engine")
+    found = _checks.find(ENGINES, engine, "engine")
+    if not hasattr(found, "NAME"):
+        raise InputError(f"engine is {engine!r}; needed: one of {', '.join(ENGINES)}, or an object like one.")
+    return found
 
 
 def doctor() -> dict[str, str]:
@@ -75,7 +78,10 @@ def doctor() -> dict[str, str]:
 
 def check_dtype(dtype: str) -> str:
     """`dtype` if an engine computes in it."""
-    name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:
+        name = None
     if name not in DTYPES:
         raise InputError(f"dtype is {dtype!r}; needed: one of {', '.join(DTYPES)}.")
     return name

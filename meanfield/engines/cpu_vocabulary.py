@@ -58,11 +58,10 @@ def _exp_parts(x):
 
 @_inline
 def _exp(x):
-    inside = min(max(x, -708.0), 709.0)
-    n, tail = _exp_parts(inside)
-    value = (1.0 + tail) * _power_of_two(n)
-    value = math.inf if x > 709.782712893384 else value
-    return 0.0 if x < -708.396418532264 else value  # subnormal results are flushed
+    n, tail = _exp_parts(min(max(x, -746.0), 710.0))
+    # 2^n in two factors: neither overflows before the product does, nor vanishes before it.
+    half = np.floor(0.5 * n)
+    return (1.0 + tail) * _power_of_two(half) * _power_of_two(n - half)
 
 
 @_inline

@@ -20,19 +20,19 @@ from .mean_field import MeanFieldLimit
 def bilinear_angle(times, alpha: float = 1.0, beta: float = 1.0) -> np.ndarray:
     """s(t) in closed form: v = e^(2s) solves the Riccati equation v' = -(v - v_+)(v - v_-) from v = 1.
 
-    v_+- = b +- sqrt(b^2 + 1), b = beta / alpha. Largest relative error about 1e-14.
+    v_+- = b +- sqrt(b^2 + 1), b = beta / alpha. Relative error about 1e-15.
     """
     alpha, beta = _checks.number(alpha, "alpha", above=0.0), _checks.number(beta, "beta")
     times = np.asarray(times, dtype=np.float64)
-    b = beta / alpha
+    b = abs(beta) / alpha  # s is odd in beta
     root = np.hypot(b, 1.0)
-    high = b + root if b > 0 else 1.0 / (root - b)
-    low = -1.0 / high
-    # v = 1 + (high - 1)(1 - low)(1 - E) / ((1 - low) + (high - 1) E), E = e^(-2 root t); high - 1 without cancellation
-    above = 2.0 * b / (1.0 + root - b)
+    low = -1.0 / (b + root)
+    # v = 1 + (high - 1)(1 - low)(1 - E) / ((1 - low) + (high - 1) E), E = e^(-2 root t), where
+    # (high - 1)(1 - low) = 2 b without cancellation.
+    above = 2.0 * b / (1.0 - low)
     decay = np.exp(-2.0 * root * times)
     grown = -np.expm1(-2.0 * root * times)
-    return 0.5 * np.log1p(above * (1.0 - low) * grown / ((1.0 - low) + above * decay))
+    return np.copysign(0.5 * np.log1p(2.0 * b * grown / ((1.0 - low) + above * decay)), beta)
 
 
 def bilinear(
@@ -56,12 +56,20 @@ def bilinear(
     times = _checks.times(times)
     scaling = network.scaling
     plain = (scaling.mobility_a, scaling.mobility_w, scaling.input_scale) == (1.0, 1.0, 1.0)
-    if problem.name != "bilinear" or network.activation.name != "linear" or not plain:
+    beta = float(problem.weights @ (problem.targets * problem.inputs[:, 0]))
+    fits = problem.dim == 1 and (np.abs(problem.inputs) == 1.0).all() and problem.loss.name == "squared"
+    if not (
+        fits
+        and plain
+        and network.activation.name == "linear"
+        and np.array_equal(problem.targets, beta * problem.inputs[:, 0])
+    ):
         raise InputError(
-            f"the exact limit got problem {problem.name!r} and activation {network.activation.name!r}; needed: "
-            "problems.bilinear(), activation 'linear', mobilities and input scale 1. Use limits.mean_field otherwise."
+            f"the exact limit got {problem!r} and activation {network.activation.name!r}; needed: problems.bilinear() "
+            "(x = +-1, y = beta x, squared loss), activation 'linear', mobilities and input scale 1. "
+            "Use limits.mean_field otherwise."
         )
-    s = bilinear_angle(times, scaling.alpha, float(problem.targets[0] / problem.inputs[0, 0]))
+    s = bilinear_angle(times, scaling.alpha, beta)
     output = scaling.alpha * np.sinh(2.0 * s)[:, None]
     tracers = np.empty((0, 2)) if tracers is None else _checks.particles(tracers, 1)
     turn, lift = np.cosh(s)[:, None, None], np.sinh(s)[:, None, None]

@@ -22,8 +22,8 @@ class MeanFieldLimit:
     tracers : (T, M, 1 + d), particles of mass zero carried along
     error : (T,)
         Root mean square over the test inputs (without any, the training inputs) of the difference to an
-        independent second rule of the same size (Sobol) or one with twice the nodes (Gauss-Hermite); an estimate
-        of the error of `predictions`, on the safe side.
+        independent second rule of the same size (Sobol) or one with twice the nodes (Gauss-Hermite): an estimate of
+        the error of `predictions`, right on average for Sobol; the true one may be two or three times as large.
     rule : what was integrated, in words; n_nodes : its size, 0 for a closed form
     """
 
@@ -74,11 +74,13 @@ def mean_field(
     n_nodes : int
         At least so many; rounded up to a power of two (Sobol) or to order^(1 + d) (Gauss-Hermite).
     rule : "auto", "sobol" or "gauss-hermite"
-        "auto": Gauss-Hermite where 1 + d <= 4 and the activation has no kink (any but relu), else Sobol.
+        "auto": Gauss-Hermite where 1 + d = 2 and the activation has no kink (any but relu), else Sobol. (At 1 + d = 3
+        and 32,768 nodes the errors of f were 6e-4 and 4e-5.)
     seed : int
         Of the Sobol scrambles: 2 seed for the rule, 2 seed + 1 for its check.
     tracers : (M, 1 + d), optional
-        Particles of mass zero to be carried by the limit's field (coupled copies, fresh samples).
+        Particles of mass zero to be carried by the limit's field (coupled copies, fresh samples). They take part in
+        the choice of step sizes, so they move `predictions` within the integrator's tolerance.
     tolerance : float, optional
         Double the nodes until the error estimate is below it.
     max_nodes : int
@@ -98,9 +100,11 @@ def mean_field(
     if not isinstance(law, GaussianLaw) or law.dim != problem.dim:
         raise InputError(f"law is {law!r}; needed: a GaussianLaw of dim {problem.dim}, the inputs' dimension.")
     if rule == "auto":
-        rule = "gauss-hermite" if 1 + law.dim <= 4 and network.activation.name != "relu" else "sobol"
+        rule = "gauss-hermite" if 1 + law.dim == 2 and network.activation.name != "relu" else "sobol"
     build = _checks.find(_RULES, rule, "rule")
-    n_nodes = _checks.count(n_nodes, "n_nodes")
+    n_nodes, max_nodes = _checks.count(n_nodes, "n_nodes"), _checks.count(max_nodes, "max_nodes")
+    if tolerance is not None:
+        tolerance = _checks.number(tolerance, "tolerance", above=0.0)
     while True:
         main, check, words = build(law, n_nodes, _checks.count(seed, "seed", least=0))
         run = _carry(network, problem, main, times, tracers, options)
@@ -118,10 +122,10 @@ def mean_field(
                 "Raise max_nodes or the tolerance."
             )
         n_nodes *= 2
+    carried = run.particles[:, len(main.masses) :] if tracers is not None else np.empty((len(times), 0, 1 + law.dim))
     return MeanFieldLimit(
-        network, problem, times, run.predictions, run.test_predictions, run.particles[:, len(main.masses) :], error,
-        words, len(main.masses),
-    )  # fmt: skip
+        network, problem, times, run.predictions, run.test_predictions, carried, error, words, len(main.masses)
+    )
 
 
 def _carry(network, problem, quadrature: Quadrature, times, tracers, options) -> Run:

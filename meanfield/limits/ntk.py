@@ -7,6 +7,7 @@ import numpy as np
 from scipy.linalg import eigh
 
 from .. import _checks, tangent
+from ..engines import Engine
 from ..errors import ConvergenceError, InputError
 from ..fields import DataField
 from ..initial import GaussianLaw
@@ -46,6 +47,7 @@ def ntk(
     *,
     masses: np.ndarray | None = None,
     kernel: np.ndarray | None = None,
+    engine: str | Engine = "cpu",
 ) -> NTKLimit:
     """Residual of the flow whose tangent kernel stays at its initial value: u(t) = exp(-K P t) u_0.
 
@@ -66,6 +68,7 @@ def ntk(
         Of the particles.
     kernel : (n, n), optional
         The training kernel where it is known already.
+    engine : what computes F_0 of the particles
 
     Raises
     ------
@@ -92,13 +95,15 @@ def ntk(
         if has_test:
             cross = tangent.kernel(network, particles, problem.test_inputs, problem.inputs, masses)
         if network.scaling.shift is None:
-            at_start = DataField(network, problem, particles, masses)
+            at_start = DataField(network, problem, particles, masses, engine)
             state = at_start.state(particles)
             start, test_start = start - at_start.predict(state), test_start - at_start.predict_test(state)
     size = len(problem.inputs)
     train = _checks.array(train, "kernel", 2, f"an array ({size}, {size})")
     if train.shape != (size, size):
         raise InputError(f"kernel has shape {train.shape}; needed: {(size, size)}, a row for each training input.")
+    if not np.allclose(train, train.T, rtol=0, atol=1e-10 * np.abs(train).max()):
+        raise InputError("kernel is not symmetric; needed: K(x_i, x_j) = K(x_j, x_i).")
     root = np.sqrt(problem.weights)
     rates, modes = eigh(root[:, None] * train * root)
     if rates[0] < -1e-10 * max(rates[-1], 0.0):

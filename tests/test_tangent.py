@@ -1,0 +1,336 @@
+"""Tangent kernels: of particles against the sum of gradients, of the law against quadrature of our own."""
+
+import warnings
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from meanfield import Activation, GaussianLaw, Network, Scaling, initial, tangent
+from meanfield.activations import ACTIVATIONS
+from meanfield.errors import ConvergenceError, InputError
+from meanfield.vocabulary import where
+
+QUADRATURE = 1e-8  # of the largest entry; the series promises 1e-9, our own rule below is good to 1e-12
+
+SCALINGS = {
+    "plain": Scaling(),
+    "mobilities": Scaling(alpha=3.0, mobility_a=0.3, mobility_w=2.5),
+    "frozen-a": Scaling(mobility_a=0.0),
+    "frozen-w": Scaling(mobility_w=0.0),
+    "geiger": Scaling.geiger(0.5, h=64, dim=3),
+}
+activations = pytest.mark.parametrize("activation", ACTIVATIONS.values(), ids=ACTIVATIONS)
+scalings = pytest.mark.parametrize("scaling", SCALINGS.values(), ids=SCALINGS)
+
+
+@pytest.fixture(autouse=True)
+def no_warning_leaks():
+    """What is wrong must be an error; no call in this file may warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def particles(n_particles: int, dim: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n_particles, 1 + dim))
+
+
+def unlike_inputs() -> np.ndarray:
+    """Inputs in dimension 3 of norms 0.1 to 2: random ones, one twice, its opposite, nearly it, orthogonal to it."""
+    x = np.array([[0.6, 0.0, 0.8], [0.0, 1.0, 0.0], [1.2, -1.2, 0.9], [0.06, 0.02, -0.08]])
+    return np.r_[x, x[:1], -x[:1], 2.0 * x[:1], x[:1] + 1e-4 * x[1:2]]
+
+
+def unit_inputs() -> np.ndarray:
+    """Inputs of norm 1 up to rounding, as data sets often have them; the last is the first's opposite."""
+    x = particles(5, 2, 3)
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    return np.r_[x, -x[:1]]
+
+
+def gradients(network: Network, cloud: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+    """grad_theta of a phi(w . (s x)), (N, n, 1 + d)."""
+    x = network.scaling.input_scale * inputs
+    value, slope = network.activation.formula(np.einsum("ij,kj->ik", cloud[:, 1:], x))
+    return np.concatenate([value[:, :, None], cloud[:, :1, None] * slope[:, :, None] * x], axis=2)
+
+
+def summed(network, cloud, inputs, other, masses):
+    """K = sum_i m_i <xi grad s(x), grad s(x')>, as one einsum over particles and parameters."""
+    mobilities = np.r_[network.scaling.mobility_a, np.full(inputs.shape[1], network.scaling.mobility_w)]
+    left, right = gradients(network, cloud, inputs), gradients(network, cloud, other)
+    return np.einsum("i,ika,ila,a->kl", masses, left, right, mobilities)
+
+
+@scalings
+@activations
+def test_kernel_is_the_sum_of_gradients(activation, scaling):
+    """K(x, x') = sum_i m_i <xi grad s, grad s'>, with masses and other inputs: to rounding, 1e-13 of the largest."""
+    network, cloud, x, other = Network(activation, scaling), particles(40, 3), unlike_inputs(), particles(5, 2, 9)
+    masses = np.random.default_rng(1).random(40)
+    uniform = np.full(40, 1 / 40)
+    for points, weights in ((x, None), (other, None), (other, masses), (None, masses)):
+        exact = summed(
+            network, cloud, x, x if points is None else points, uniform if weights is None else masses / masses.sum()
+        )
+        found = tangent.kernel(network, cloud, x, points, weights)
+        assert np.abs(found - exact).max() <= 1e-13 * np.abs(exact).max()
+
+
+@activations
+def test_a_frozen_mobility_counts(activation):
+    """The comparison above would see swapped mobilities."""
+    cloud, x = particles(40, 3), unlike_inputs()
+    right = Network(activation, Scaling(mobility_a=0.3, mobility_w=2.5))
+    wrong = Network(activation, Scaling(mobility_a=2.5, mobility_w=0.3))
+    exact = summed(right, cloud, x, x, np.full(40, 1 / 40))
+    assert np.abs(tangent.kernel(wrong, cloud, x) - exact).max() > 1e-2 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("rows", [1, 7, 39, 40])
+def test_blocks_of_particles_add_up(monkeypatch, rows):
+    """Blocks of any size give the kernel of all particles at once, to rounding."""
+    network, cloud, x = Network("tanh"), particles(40, 3), unlike_inputs()
+    whole, wide = tangent.kernel(network, cloud, x), tangent.kernel(network, cloud, x, x[:3])
+    for others, expected in ((None, whole), (x[:3], wide)):
+        per_row = 8 * 6 * (len(x) + len(x if others is None else others))
+        monkeypatch.setattr(tangent, "_BLOCK_BYTES", rows * per_row)
+        assert tangent.kernel(network, cloud, x, others) == pytest.approx(expected, rel=1e-13, abs=1e-14)
+
+
+def test_masses_are_multiplicities():
+    """A particle of mass 2/N is the same particle twice; one of mass 0 is not there: to rounding."""
+    network, cloud, x = Network("erf"), particles(6, 3), unlike_inputs()
+    weighted = tangent.kernel(network, cloud, x, masses=[2.0, 1.0, 0.0, 1.0, 3.0, 1.0])
+    repeated = tangent.kernel(network, np.repeat(cloud, [2, 1, 0, 1, 3, 1], axis=0), x)
+    assert weighted == pytest.approx(repeated, rel=1e-13, abs=1e-15)
+
+
+def means_by_quadrature(activation, x, y):
+    """E phi(z) phi(z') and E phi'(z) phi'(z') for z = g . x, z' = g . y, g ~ N(0, I).
+
+    In polar coordinates of the plane of x and y: z = |x| r cos t, z' = |y| r cos(t - angle), weight r e^(-r^2 / 2)
+    dr dt / 2 pi. Gauss-Legendre on panels, in t between the lines z = 0 and z' = 0 and finer towards them and towards
+    r = 0, so that kinks lie on ends of panels, however sharp.
+    """
+    size_x, size_y = np.linalg.norm(x), np.linalg.norm(y)
+    angle = 0.0
+    if size_x > 0 and size_y > 0:
+        u, v = x / size_x, y / size_y
+        angle = 2.0 * np.arctan2(np.linalg.norm(u - v), np.linalg.norm(u + v))
+    lines = np.unique(np.r_[np.array([-1.5, -0.5, 0.5, 1.5]) * np.pi, angle + np.array([-1.5, -0.5, 0.5]) * np.pi])
+    lines = lines[(lines >= -np.pi / 2) & (lines <= 1.5 * np.pi)]  # one turn, starting on a line
+    graded = np.r_[0.0, 0.5 ** np.arange(9, 0, -1)]
+    graded = np.r_[graded, 1.0 - graded[-2::-1]]
+    angles = [low + (high - low) * graded for low, high in pairwise(lines)]
+    t, weights_t = legendre_panels(np.concatenate([panel[:-1] for panel in angles] + [lines[-1:]]), 10)
+    r, weights_r = legendre_panels(np.r_[0.0, 0.4 * 0.5 ** np.arange(6, 0, -1), np.arange(1, 25) * 0.4], 12)
+    weights_r = weights_r * r * np.exp(-0.5 * r**2) / (2.0 * np.pi)
+    left = activation.formula(size_x * np.outer(r, np.cos(t)))
+    right = activation.formula(size_y * np.outer(r, np.cos(t - angle)))
+    return tuple(weights_r @ (a * b) @ weights_t for a, b in zip(left, right, strict=True))
+
+
+def legendre_panels(edges, order):
+    """Nodes and weights of the Gauss-Legendre rule of `order` on each panel."""
+    points, weights = np.polynomial.legendre.leggauss(order)
+    half = 0.5 * np.diff(edges)[:, None]
+    return (0.5 * (edges[1:] + edges[:-1])[:, None] + half * points).ravel(), (half * weights).ravel()
+
+
+def kernel_by_quadrature(network, law, inputs, other):
+    scale = network.scaling
+    entries = np.empty((len(inputs), len(other)))
+    for k, x in enumerate(scale.input_scale * inputs):
+        for m, y in enumerate(scale.input_scale * other):
+            if other is inputs and m < k:
+                entries[k, m] = entries[m, k]
+                continue
+            values, slopes = means_by_quadrature(network.activation, law.sigma_w * x, law.sigma_w * y)
+            entries[k, m] = scale.mobility_a * values + scale.mobility_w * law.sigma_a**2 * slopes * (x @ y)
+    return entries
+
+
+def error_of_infinite(network, law, inputs, other):
+    """Largest difference to the quadrature, of the largest entry."""
+    exact = kernel_by_quadrature(network, law, inputs, other)
+    return np.abs(tangent.infinite(network, law, inputs, other) - exact).max() / np.abs(exact).max()
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-3, 0.4, np.pi / 2, 2.0, np.pi - 1e-3, np.pi])
+def test_our_quadrature(angle):
+    """The yardstick: E z z' = |x||y| cos angle and (Sheppard) P(z > 0, z' > 0) = (pi - angle) / 2 pi, to 1e-12."""
+    x, y = np.array([1.7, 0.0]), 0.4 * np.array([np.cos(angle), np.sin(angle)])
+    values, slopes = means_by_quadrature(ACTIVATIONS["linear"], x, y)
+    assert values == pytest.approx(x @ y, abs=1e-12)
+    assert slopes == pytest.approx(1.0, abs=1e-12)
+    assert means_by_quadrature(ACTIVATIONS["relu"], x, y)[1] == pytest.approx(0.5 - angle / (2 * np.pi), abs=1e-12)
+
+
+@pytest.mark.parametrize("inputs", [unlike_inputs(), unit_inputs()], ids=["unlike", "unit"])
+@activations
+def test_infinite_kernel(activation, inputs):
+    """The kernel of the law is the integral it stands for: every activation, to 1e-8 of the largest entry."""
+    network, law = Network(activation), GaussianLaw(inputs.shape[1])
+    assert error_of_infinite(network, law, inputs, inputs) < QUADRATURE
+    assert np.array_equal(tangent.infinite(network, law, inputs), tangent.infinite(network, law, inputs, inputs))
+
+
+@scalings
+@pytest.mark.parametrize("activation", ["erf", "relu", "linear", "tanh", "softplus-geiger"])
+def test_infinite_kernel_of_other_laws(activation, scaling):
+    """sigma_a, sigma_w, mobilities, the input scale and other inputs of other norms: to 1e-8 of the largest entry."""
+    law = GaussianLaw(3, sigma_a=1.7, sigma_w=0.6)
+    inputs = unlike_inputs()
+    assert error_of_infinite(Network(activation, scaling), law, inputs[:3], inputs[2:6]) < QUADRATURE
+
+
+@pytest.mark.parametrize("sigma_w", [0.01, 2.0])
+@activations
+def test_infinite_kernel_of_extreme_laws(activation, sigma_w):
+    """Nearly linear and nearly saturated units: to 1e-8 of the largest entry."""
+    inputs = unlike_inputs()[[0, 2, 5]]
+    assert error_of_infinite(Network(activation), GaussianLaw(3, sigma_w=sigma_w), inputs, inputs) < QUADRATURE
+
+
+@activations
+def test_very_steep_units_are_right_or_refused(activation):
+    """sigma_w = 8 and inputs of norm 2: to 1e-8 of the largest entry, or an error; never something in between."""
+    inputs = unlike_inputs()[[2, 5]]
+    try:
+        error = error_of_infinite(Network(activation), GaussianLaw(3, sigma_w=8.0), inputs, inputs)
+    except ConvergenceError:
+        assert activation not in tangent.CLOSED_FORMS
+    else:
+        assert error < QUADRATURE
+
+
+@activations
+def test_infinite_kernel_is_a_kernel(activation):
+    """Symmetric, and positive semidefinite up to 1e-9 of the largest eigenvalue; repeated inputs included."""
+    kernel = tangent.infinite(Network(activation), GaussianLaw(3), unlike_inputs())
+    assert np.abs(kernel - kernel.T).max() <= 1e-14 * kernel.max()
+    values = np.linalg.eigvalsh(kernel)
+    assert values[0] > -1e-9 * values[-1]
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        *ACTIVATIONS.values(),
+    ],
+    ids=ACTIVATIONS,
+)
+def test_infinite_kernel_at_the_origin(activation):
+    """At x = 0 every unit is constant: K = xi_a phi(0)^2, to 1e-12."""
+    origin = np.zeros((2, 3))
+    exact = 0.7 * float(activation.formula(np.zeros(1))[0][0]) ** 2
+    network = Network(activation, Scaling(mobility_a=0.7))
+    assert tangent.infinite(network, GaussianLaw(3), origin) == pytest.approx(np.full((2, 2), exact), abs=1e-12)
+
+
+WRONG = {
+    "erf": lambda u, v: (tangent._erf_means(u, v)[0], 1.0 + 0.0 * (u @ v.T)),
+    "relu": lambda u, v: (tangent._relu_means(u, v)[0], 0.5 - tangent._relu_means(u, v)[1]),
+    "linear": lambda u, v: (2.0 * u @ v.T, np.ones((len(u), len(v)))),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_closed_form_is_caught(monkeypatch, name):
+    """The comparison above fails for closed forms with a slip in them."""
+    assert {each.name for each in tangent.CLOSED_FORMS} == set(WRONG), "give every closed form a wrong one"
+    monkeypatch.setitem(tangent.CLOSED_FORMS, ACTIVATIONS[name], WRONG[name])
+    inputs = unit_inputs()
+    assert error_of_infinite(Network(name), GaussianLaw(3), inputs, inputs) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["erf", "linear"])
+def test_hermite_series_equals_closed_form(name):
+    """The series, where it is not needed, gives the closed form: to its 1e-9 of the largest mean."""
+    x = unlike_inputs()
+    for other in (x, 1.3 * x[2:5]):
+        exact = tangent.CLOSED_FORMS[ACTIVATIONS[name]](x, other)
+        series = tangent._hermite_means(ACTIVATIONS[name])(x, other)
+        for found, closed in zip(series, exact, strict=True):
+            assert np.abs(found - closed).max() < 1e-9 * np.abs(closed).max()
+
+
+def test_a_short_series_is_caught():
+    """The remainder is measured: for a tolerance of 10 % the same series stops early, with an error above 1e-9."""
+    x = np.array([[8.0, 0.0], [0.0, 8.0], [6.0, 5.0]])
+    exact = tangent._erf_means(x, x)
+    short = tangent._hermite_means(ACTIVATIONS["erf"], tolerance=0.1)(x, x)
+    errors = [np.abs(a - b).max() / np.abs(b).max() for a, b in zip(short, exact, strict=True)]
+    assert 1e-9 < max(errors) < 0.1
+
+
+N_SAMPLED = 200_000
+
+
+@activations
+def test_sampled_kernel_approaches_the_infinite_one(activation):
+    """200,000 iid particles: every entry within five of its own standard errors of the law's kernel."""
+    law, network = GaussianLaw(2, sigma_a=0.8, sigma_w=1.3), Network(activation)
+    x = np.array([[1.0, 0.0], [0.3, 0.9], [-1.1, 0.4]])
+    cloud = initial.gaussian(N_SAMPLED, 2, seed=4, sigma_a=0.8, sigma_w=1.3)
+    parts = gradients(network, cloud, x)
+    error = np.einsum("ika,ila->ikl", parts, parts).std(axis=0) / np.sqrt(N_SAMPLED)
+    infinite = tangent.infinite(network, law, x)
+    z = np.abs(tangent.kernel(network, cloud, x) - infinite) / error
+    assert z.max() < 5.0
+    other_law = tangent.infinite(network, GaussianLaw(2, sigma_a=0.85, sigma_w=1.3), x)
+    assert (np.abs(tangent.kernel(network, cloud, x) - other_law) / error).max() > 5.0, "a law 6 % wider is seen"
+
+
+def test_an_activation_with_a_jump_is_refused():
+    """Its series does not reach 1e-9: an error with the activation's name, what was reached, and what to do."""
+    jump = Activation("ramp-with-jump", lambda z: (z + where(z > 0.0, 1.0, 0.0), 1.0 + 0.0 * z))
+    with pytest.raises(
+        ConvergenceError, match=r"'ramp-with-jump' is known to \d\.\de-\d\d after 8192 terms; needed 1e-09. Use `tang"
+    ):
+        tangent.infinite(Network(jump), GaussianLaw(3), unit_inputs())
+
+
+def test_drift():
+    """norm(K - K_0) / norm(K_0): 0 for equal kernels, |c - 1| for c K_0, and by hand."""
+    kernel = tangent.kernel(Network("relu"), particles(20, 3), unlike_inputs())
+    assert tangent.drift(kernel, kernel) == 0.0
+    assert tangent.drift(3.0 * kernel, kernel) == pytest.approx(2.0, rel=1e-14)
+    assert tangent.drift([[3.0, 0.0], [0.0, 4.0]], [[0.0, 0.0], [0.0, 4.0]]) == pytest.approx(0.75, rel=1e-14)
+    with pytest.raises(InputError, match=r"kernels have shapes \(8, 8\) and \(2, 8\); needed: the same inputs"):
+        tangent.drift(kernel, kernel[:2])
+
+
+def test_memory_is_refused_before_it_is_taken():
+    """5 x 8 n n' bytes above `max_bytes`: refused with the sizes; one byte more allows it."""
+    network, cloud, x = Network("relu"), particles(4, 3), unlike_inputs()
+    tangent.kernel(network, cloud, x, x[:2], max_bytes=5 * 8 * 8 * 2)
+    with pytest.raises(InputError, match=r"of 8 x 2 inputs needs 0\.0 GiB, more than max_bytes = 0\.0 GiB. Use fewer"):
+        tangent.kernel(network, cloud, x, x[:2], max_bytes=5 * 8 * 8 * 2 - 1)
+    many = np.zeros((40_000, 3))
+    with pytest.raises(InputError, match=r"of 40000 x 40000 inputs needs 59\.6 GiB, more than max_bytes = 8\.0 GiB"):
+        tangent.kernel(network, cloud, many)
+
+
+NETWORK, CLOUD, INPUTS = Network("erf"), particles(4, 3), unlike_inputs()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: tangent.kernel(NETWORK, CLOUD[:, :3], INPUTS), "particles have 3 columns, but inputs of dimension 3"),
+        (lambda: tangent.kernel(NETWORK, CLOUD, INPUTS[0]), r"inputs has shape \(3,\); needed: an array \(n, d\)"),
+        (lambda: tangent.kernel(NETWORK, CLOUD, INPUTS, INPUTS[:, :2]), "other have dimension 2; needed: 3"),
+        (lambda: tangent.kernel(NETWORK, CLOUD, INPUTS, masses=[1.0]), "masses has 1 entries; needed: 4"),
+        (lambda: tangent.kernel(NETWORK, np.full((4, 4), np.nan), INPUTS), "particles holds nan"),
+        (lambda: tangent.infinite(NETWORK, GaussianLaw(2), INPUTS), "inputs have dimension 3; needed: 2"),
+        (lambda: tangent.infinite(NETWORK, GaussianLaw(3), INPUTS, [[1.0]]), "other have dimension 1; needed: 3"),
+        (lambda: tangent.infinite(NETWORK, GaussianLaw(3), np.zeros((0, 3))), "inputs is empty"),
+    ],
+)
+def test_bad_input(call, message):
+    """What cannot be used is refused with what was given and what was needed."""
+    with pytest.raises(InputError, match=message):
+        call()

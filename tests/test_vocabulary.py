@@ -1,0 +1,254 @@
+"""The compiled vocabulary of the CPU engine against 40 digits, and the polynomials under it against their fit."""
+
+import importlib.util
+import math
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mpmath import mp, mpf
+from numba import njit
+
+from meanfield import vocabulary
+from meanfield.engines import coefficients
+
+# What the engine's loops allow LLVM: a vocabulary function must stay accurate under it.
+LOOP = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy"}
+
+
+@cache
+def compiled(function):
+    """`function` in a compiled loop over arrays, as the engine calls it."""
+
+    @njit(**LOOP)
+    def drive(z, out):
+        for i in range(z.size):
+            out[i] = function(z[i])
+
+    def on_array(z):
+        out = np.empty_like(z)
+        drive(z, out)
+        return out
+
+    return on_array
+
+
+@cache
+def compiled_pair(function):
+    @njit(**LOOP)
+    def drive(left, right, out):
+        for i in range(left.size):
+            out[i] = function(left[i], right[i])
+
+    def on_arrays(left, right):
+        out = np.empty_like(left)
+        drive(left, right, out)
+        return out
+
+    return on_arrays
+
+
+def around(*places):
+    """The ten neighbours of each place on either side, where a branch may change."""
+    return np.concatenate([p + np.spacing(p) * np.arange(-10, 11) for p in map(float, places)])
+
+
+def arguments(low, high, smallest, seams=()):
+    """Dense and random over [low, high], log-uniform of both signs down to `smallest`, and the seams."""
+    rng = np.random.default_rng(1)
+    tiny = 10.0 ** rng.uniform(math.log10(smallest), 0.0, 500)
+    parts = np.linspace(low, high, 1001), rng.uniform(low, high, 1000), rng.uniform(-1, 1, 1000), tiny, -tiny
+    z = np.concatenate([*parts, around(*seams)] if seams else parts)
+    return z[(z >= low) & (z <= high) & (z != 0)]
+
+
+# Function, its exact value, arguments. exp keeps away from the ends of the range, which have their own test.
+EXACT = {
+    "exp": (mp.exp, arguments(-707.9, 708.9, 1e-300, (-0.34657359, 0.34657359, 1.0397208))),
+    "log1p": (mp.log1p, arguments(-1 + 2**-53, 1e3, 1e-300, (-0.2928932188, 0.4142135624, 1.8284271247))),
+    "log1p, large": (mp.log1p, 10.0 ** np.linspace(3, 308, 500)),
+    "tanh": (mp.tanh, arguments(-25.0, 25.0, 1e-300, (0.17328679, 19.0615, 20.0))),
+    "erf": (mp.erf, arguments(-7.0, 7.0, 1e-300, (1.0, -1.0, 6.2, 5.9))),
+    "sqrt": (mp.sqrt, np.abs(arguments(-1e4, 1e4, 1e-300))),
+    "sin": (mp.sin, arguments(-100.0, 100.0, 1e-300)),
+    "cos": (mp.cos, arguments(-100.0, 100.0, 1e-300)),
+    "absolute": (abs, arguments(-1e4, 1e4, 1e-300)),
+}
+TOLERANCE = {"float64": 1e-15, "float32": 3e-7}
+
+
+def function_called(name):
+    return getattr(vocabulary, name.split(",")[0])
+
+
+def worst_error(function, exact, z, dtype):
+    """Largest relative error of the compiled function where the exact value is a normal number of the dtype."""
+    z = np.unique(z.astype(dtype))
+    got = compiled(function)(z)
+    assert got.dtype == dtype
+    limits = np.finfo(dtype)
+    worst = mpf(0)
+    with mp.workdps(40):
+        for at, value in zip(z.tolist(), got.tolist(), strict=True):
+            wanted = exact(mpf(at))
+            if limits.tiny <= abs(wanted) <= limits.max:
+                worst = max(worst, abs(mpf(value) - wanted) / abs(wanted))
+    return float(worst)
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", EXACT)
+def test_relative_error(name, dtype):
+    exact, z = EXACT[name]
+    if dtype == "float32":
+        z = z[np.abs(z) < np.finfo(np.float32).max]
+        z = z[z.astype(np.float32) > -1] if name == "log1p" else z
+    assert worst_error(function_called(name), exact, z, dtype) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize(("dtype", "slip"), [("float64", 3e-15), ("float32", 1e-6)])
+def test_a_small_relative_slip_is_caught(dtype, slip):
+    @njit
+    def slipped(z):
+        return vocabulary.tanh(z) * (1.0 + slip)
+
+    assert worst_error(slipped, *EXACT["tanh"], dtype) > TOLERANCE[dtype]
+
+
+def test_exp_up_to_the_ends_of_its_range():
+    """Up to overflow at log(max) = 709.78, and down to the smallest normal number at -708.396."""
+    rng = np.random.default_rng(2)
+    z = np.concatenate([rng.uniform(709.0, 709.7827, 300), rng.uniform(-708.3964, -708.0, 300)])
+    assert worst_error(vocabulary.exp, mp.exp, z, "float64") <= TOLERANCE["float64"]
+
+
+def test_exp_beyond_the_ends_of_its_range():
+    """Overflow is infinity; what would be subnormal is at most the smallest normal number away from the truth."""
+    exp = compiled(vocabulary.exp)
+    assert np.all(exp(np.array([709.783, 710.0, 1e4, 1e308])) == np.inf)
+    below = np.linspace(-708.5, -800.0, 200)
+    assert np.all(np.abs(exp(below) - np.exp(below)) < np.finfo(float).tiny)
+    assert exp(np.array([-1e308]))[0] == 0.0
+
+
+# Limits and definitions of IEEE 754: at NaN, +inf, -inf, +0, -0.
+NAN, INF = math.nan, math.inf
+SPECIAL = (NAN, INF, -INF, 0.0, -0.0)
+AT_SPECIAL = {
+    "exp": (NAN, INF, 0.0, 1.0, 1.0),
+    "log1p": (NAN, INF, NAN, 0.0, 0.0),
+    "tanh": (NAN, 1.0, -1.0, 0.0, -0.0),
+    "erf": (NAN, 1.0, -1.0, 0.0, -0.0),
+    "sqrt": (NAN, INF, NAN, 0.0, -0.0),
+    "sin": (NAN, NAN, NAN, 0.0, -0.0),
+    "cos": (NAN, NAN, NAN, 1.0, 1.0),
+    "absolute": (NAN, INF, INF, 0.0, 0.0),
+}
+ODD = ("tanh", "erf", "sin")
+
+
+def assert_same(got, wanted):
+    """Equal as numbers, NaN where NaN; zeros with the same sign."""
+    np.testing.assert_array_equal(got, wanted)
+    zero = np.asarray(wanted) == 0
+    np.testing.assert_array_equal(np.signbit(got)[zero], np.signbit(wanted)[zero])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("name", AT_SPECIAL)
+def test_nan_infinity_and_zero(name, dtype):
+    # Nine copies, so that the vector body of the loop meets them as well as its tail.
+    z, wanted = (np.tile(np.array(each, dtype), 9) for each in (SPECIAL, AT_SPECIAL[name]))
+    got = compiled(function_called(name))(z)
+    if name == "log1p":  # its zero at -0 may have either sign
+        got = np.where(got == 0, np.abs(got), got)
+    assert_same(got, wanted)
+    with np.errstate(invalid="ignore"):
+        assert_same(np.abs(got), np.abs(function_called(name)(z)))  # NumPy's meaning agrees
+
+
+def test_log1p_at_and_below_its_pole():
+    got = compiled(vocabulary.log1p)(np.array([-1.0, -1.0 - 2**-52, -2.0, -1e308]))
+    np.testing.assert_array_equal(got, [-INF, NAN, NAN, NAN])
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_functions_are_odd_in_bits(name):
+    z = np.random.default_rng(3).uniform(0, 30, 1000) ** 3 / 900
+    function = compiled(function_called(name))
+    assert_same(function(-z), -function(z))
+
+
+def test_a_lost_sign_of_zero_is_caught():
+    with pytest.raises(AssertionError):
+        assert_same(np.array([0.0]), np.array([-0.0]))
+
+
+PAIRS = tuple((left, right) for left in (NAN, -INF, -1.5, 0.0, 2.0, INF) for right in (NAN, -INF, -1.5, 0.0, 2.0, INF))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("name", "larger"), [("maximum", True), ("minimum", False)])
+def test_maximum_and_minimum(name, larger, dtype):
+    """The extreme of two numbers; NaN if either is NaN."""
+    wanted = [NAN if NAN in pair or any(map(math.isnan, pair)) else sorted(pair)[larger] for pair in PAIRS]
+    left, right = np.array(PAIRS, dtype).T.copy()
+    function = getattr(vocabulary, name)
+    np.testing.assert_array_equal(compiled_pair(function)(left, right), np.array(wanted, dtype))
+    np.testing.assert_array_equal(function(left, right), np.array(wanted, dtype))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_where(dtype):
+    """`yes` or `no` untouched, NaN and infinity included: the branch not taken leaves no trace. NaN > 0 is false."""
+
+    def choose(z, other):
+        return vocabulary.where(z > 0.0, z, other)
+
+    left, right = np.array(PAIRS, dtype).T.copy()
+    wanted = np.array([z if z > 0 else other for z, other in PAIRS], dtype)
+    np.testing.assert_array_equal(compiled_pair(njit(choose))(left, right), wanted)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(choose(left, right), wanted)
+
+
+# The polynomials
+
+
+@cache
+def fits():
+    path = Path(__file__).resolve().parent.parent / "docs" / "fit_elementary.py"
+    spec = importlib.util.spec_from_file_location("fit_elementary", path)
+    module = importlib.util.module_from_spec(spec)
+    with mp.workdps(mp.dps):  # the module sets the digits of mpmath as a whole
+        spec.loader.exec_module(module)
+    return module
+
+
+def fitted(name):
+    function, low, high, degree = fits().FITS[name]
+    with mp.workdps(40):
+        return fits().fit(function, low, high, degree)
+
+
+NAMES = ("EXPM1_REST", "LOG_QUOTIENT", "ERF_QUOTIENT", "ERFC_SCALED")
+
+
+def test_every_fit_is_shipped_and_no_other():
+    shipped = {name for name in vars(coefficients) if name.isupper()}
+    assert shipped == set(fits().FITS) == set(NAMES)
+
+
+@pytest.mark.filterwarnings("ignore:Descending:DeprecationWarning")
+@pytest.mark.parametrize("name", NAMES)
+def test_coefficients_are_what_the_fit_gives(name):
+    wanted, error = fitted(name)
+    assert getattr(coefficients, name) == tuple(wanted)
+    assert error < 2**-53
+
+
+@pytest.mark.filterwarnings("ignore:Descending:DeprecationWarning")
+def test_a_changed_coefficient_is_caught():
+    wanted, _ = fitted("LOG_QUOTIENT")
+    assert coefficients.LOG_QUOTIENT != (*wanted[:-1], math.nextafter(wanted[-1], 0.0))
