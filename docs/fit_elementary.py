@@ -55,7 +55,7 @@ def fit(function, low, high, degree):
     powers = mp.matrix([[x**j for j in range(degree + 1)] for x in nodes])
     coefficients = list(mp.lu_solve(powers, mp.matrix([function(x) for x in nodes])))
     points = [low + (high - low) * mpf(i) / 2000 for i in range(2001)]
-    error = max(abs(mp.polyval(coefficients[::-1], x) / function(x) - 1) for x in points)
+    error = max(abs(mp.fsum(c * x**j for j, c in enumerate(coefficients)) / function(x) - 1) for x in points)
     return [float(c) for c in coefficients], float(error)
 
 

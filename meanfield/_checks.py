@@ -61,6 +61,14 @@ def count(value: Any, what: str, *, least: int = 1) -> int:
     return int(value)
 
 
+def generator(seed: Any) -> np.random.Generator:
+    """NumPy's generator for a seed: a whole number of at least 0, or a sequence of them."""
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError):
+        raise InputError(f"seed is {seed!r}; needed: a whole number of at least 0, or a sequence of them.") from None
+
+
 def masses(values: Any, size: int, what: str) -> np.ndarray:
     """Non-negative masses of `size` atoms, scaled to sum to one; uniform when None."""
     if values is None:

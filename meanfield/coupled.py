@@ -17,7 +17,7 @@ class CoupledField(DataField):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.algebra = (self.engine, host)
+        self.algebra = (*self.algebra, host)
 
     def state(self, particles):
         (cloud,) = super().state(particles)

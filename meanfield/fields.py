@@ -1,5 +1,8 @@
 """Fields: what moves the particles. A field maps a state, a tuple of engine arrays, to its velocity."""
 
+from functools import partial
+from types import SimpleNamespace
+
 import numpy as np
 
 from . import _checks, engines
@@ -7,6 +10,12 @@ from .engines import Engine
 from .errors import InputError
 from .network import Network
 from .problems import Problem
+
+
+def _algebra(engine: Engine, n_particles: int) -> SimpleNamespace:
+    """The engine's linear algebra on clouds of so many particles, as the integrators want it."""
+    norm = partial(engine.error_norm, n_particles=n_particles)
+    return SimpleNamespace(combine=engine.combine, is_finite=engine.is_finite, error_norm=norm)
 
 
 class DataField:
@@ -49,7 +58,7 @@ class DataField:
         self.engine, self.dtype = engines.find(engine), engines.check_dtype(dtype)
         self.n_particles = len(start)
         self.masses = _checks.masses(masses, self.n_particles, "masses")
-        self.algebra = (self.engine,)
+        self.algebra = (_algebra(self.engine, self.n_particles),)
         self._masses = self.engine.pack_masses(self.masses, self.dtype)
         self._inputs = self.engine.pack_inputs(network.inputs(problem.inputs), self.dtype)
         self._test_inputs = self.engine.pack_inputs(network.inputs(problem.test_inputs), self.dtype)

@@ -67,7 +67,7 @@ def gaussian(
     law = GaussianLaw(dim, sigma_a, sigma_w)
     if paired and n_particles % 2:
         raise InputError(f"n_particles is {n_particles}; needed: an even number for paired=True.")
-    rng = np.random.default_rng(seed)
+    rng = _checks.generator(seed)
     drawn = rng.standard_normal((n_particles // 2 if paired else n_particles, 1 + dim)) * law.scales
     return np.concatenate([drawn, drawn * np.r_[-1.0, np.ones(dim)]]) if paired else drawn
 
@@ -84,7 +84,7 @@ def sobol(law: GaussianLaw, n_nodes: int, seed: int = 0) -> Quadrature:
         raise InputError(f"n_nodes is {n_nodes}; needed: a power of two for Sobol points, such as {near}.")
     from scipy.stats import qmc  # takes longer to import than all the rest
 
-    uniform = qmc.Sobol(1 + law.dim, scramble=True, rng=np.random.default_rng(seed)).random(n_nodes)
+    uniform = qmc.Sobol(1 + law.dim, scramble=True, rng=_checks.generator(seed)).random(n_nodes)
     # A scrambled point may be 0, whose quantile is -infinity: move it to the middle of its cell.
     uniform = np.clip(uniform, 2.0**-33, 1.0 - 2.0**-33)
     return Quadrature(ndtri(uniform) * law.scales, np.full(n_nodes, 1.0 / n_nodes))

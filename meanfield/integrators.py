@@ -74,6 +74,7 @@ class FixedSteps:
     def __init__(self, tableau: Tableau, dt: float, max_steps: int):
         self.tableau, self.dt, self.max_steps = tableau, dt, max_steps
         self.accepted = self.rejected = 0
+        self._first = None  # velocity at the current state, where the last step computed it
 
     def advance(self, velocity, algebra, state, start, end, on_step=None):
         """The state at `end` from that at `start`."""
@@ -84,9 +85,10 @@ class FixedSteps:
         for i in range(count):
             if self.accepted >= self.max_steps:
                 raise StepLimitReached
-            new, _ = step(self.tableau, velocity, algebra, state, h)
+            new, stages = step(self.tableau, velocity, algebra, state, h, self._first)
             if not _is_finite(algebra, new):
                 raise StateLost(start + i * h, state)
+            self._first = stages[-1] if self.tableau.first_same_as_last else None
             state = new
             self.accepted += 1
             if on_step:
@@ -124,7 +126,7 @@ class AdaptiveSteps:
             left = end - time
             cut = self._h >= left * (1 - 1e-10)
             h = left if cut else self._h
-            if not cut and h <= 1e-14 * max(time, end - start):
+            if not cut and h <= max(1e-14 * time, 1e-300):
                 raise StateLost(time, state)
             new, stages = step(self.tableau, velocity, algebra, state, h, self._first)
             error = self._error(algebra, state, new, stages, h)

@@ -127,7 +127,7 @@ def teacher_student(
     for value, what in ((dim, "dim"), (n, "n"), (n_test, "n_test"), (teachers, "teachers")):
         _checks.count(value, what)
     _checks.number(noise, "noise", least=0.0)
-    rng = np.random.default_rng(seed)
+    rng = _checks.generator(seed)
     directions = rng.standard_normal((teachers, dim))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     heights = (-1.0) ** np.arange(teachers) / np.sqrt(teachers)

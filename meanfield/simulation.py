@@ -157,7 +157,7 @@ def simulate_coupled(
 def _integrate(moving: DataField, start, times, schedule, record, keep, progress) -> Run:
     times = _checks.times(times)
     recorders: dict[str, Callable] = {}
-    for each in record or ():
+    for each in [record] if isinstance(record, str) else record or ():
         recorder = _checks.find(DIAGNOSTICS, each, "record")
         if not callable(recorder):
             raise InputError(f"record holds {each!r}; needed: one of {', '.join(DIAGNOSTICS)} or a function.")

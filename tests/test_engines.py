@@ -254,7 +254,9 @@ def test_error_norm(engine, n_particles):
     """Sum over the entries of (h sum_j c_j s_j / (atol + rtol max(|before|, |after|)))^2, and how many entries."""
     before, after, *stages = np.random.default_rng(6).standard_normal((5, n_particles, 4))
     pack = lambda each: engine.pack(each, "float64")  # noqa: E731
-    total, size = engine.error_norm(0.3, (1.5, 0.0, -2.0), [*map(pack, stages)], pack(before), pack(after), 1e-3, 1e-5)
+    total, size = engine.error_norm(
+        0.3, (1.5, 0.0, -2.0), [*map(pack, stages)], pack(before), pack(after), 1e-3, 1e-5, n_particles
+    )
     tolerance = 1e-5 + 1e-3 * np.maximum(np.abs(before), np.abs(after))
     wanted = ((0.3 * (1.5 * stages[0] - 2.0 * stages[2]) / tolerance) ** 2).sum()
     assert math.isclose(total, wanted, rel_tol=1e-12)
@@ -264,7 +266,7 @@ def test_error_norm(engine, n_particles):
 def test_error_norm_does_not_count_the_padding():
     """The mean square of the error, and with it the tolerance, is that of the particles alone."""
     cloud = cpu.pack(np.ones((1, 4)), "float64")
-    total, size = cpu.error_norm(1.0, (1.0,), [cloud], cloud, cloud, 1.0, 1.0)
+    total, size = cpu.error_norm(1.0, (1.0,), [cloud], cloud, cloud, 1.0, 1.0, 1)
     assert (total, size) == (1.0, 4)
 
 

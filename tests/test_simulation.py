@@ -139,10 +139,7 @@ def test_the_engines_run_to_the_same_particles():
     "name",
     [
         "tanh",
-        pytest.param(
-            "softplus",
-            marks=pytest.mark.xfail(reason="padding moves where phi(0) is not 0, and is counted", strict=True),
-        ),
+        "softplus",
     ],
 )
 def test_the_tolerance_means_the_same_on_every_engine(name, n_particles):

@@ -51,9 +51,10 @@ class Engine(Protocol):
         ...
 
     def error_norm(
-        self, step: float, coefficients, stages, before: Any, after: Any, rtol: float, atol: float
+        self, step: float, coefficients, stages, before: Any, after: Any, rtol: float, atol: float, n_particles: int
     ) -> tuple[float, int]:
-        """Sum of (step sum_j c_j stage_j / (atol + rtol max(|before|, |after|)))^2, and its number of entries."""
+        """Sum over the particles of (step sum_j c_j stage_j / (atol + rtol max(|before|, |after|)))^2, and of how many
+        entries."""
         ...
 
     def is_finite(self, cloud: Any) -> bool: ...

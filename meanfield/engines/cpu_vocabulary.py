@@ -114,11 +114,11 @@ def _where(condition, yes, no):
 
 def _in_float64(body):
     """The body, computed in float64 and returned in the argument's own type."""
-    wide = lambda z: body(z)  # noqa: E731  (a fresh function object for each overload)
+    wide = lambda z: body(np.float64(z))  # noqa: E731  (a fresh function object for each overload)
     narrow = lambda z: np.float32(body(np.float64(z)))  # noqa: E731
 
     def choose(z):
-        return {types.float64: wide, types.float32: narrow}.get(z)
+        return narrow if z == types.float32 else wide if isinstance(z, types.Float | types.Integer) else None
 
     return choose
 

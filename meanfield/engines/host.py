@@ -14,8 +14,11 @@ def combine(base, step, coefficients, stages):
     return result
 
 
-def error_norm(step, coefficients, stages, before, after, rtol, atol):
-    """Sum of squares of step sum_j c_j stage_j in units of its tolerance, and its number of entries."""
+def error_norm(step, coefficients, stages, before, after, rtol, atol, n_particles=None):
+    """Sum of squares of step sum_j c_j stage_j in units of its tolerance, and its number of entries.
+
+    Nothing is padded here, so that `n_particles` is not needed.
+    """
     error = combine(np.zeros_like(before), step, coefficients, stages)
     error /= atol + rtol * np.maximum(np.abs(before), np.abs(after))
     # No BLAS here: its threads would spin on the cores that the next evaluation needs, and made it 3 times slower.
