@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import activations, engines, integrators, losses
+from . import _machine, activations, engines, integrators, losses
 from ._files import write_atomically
 from .diagnostics import DIAGNOSTICS
 from .errors import ConvergenceError, DivergenceError, InputError, StepLimitError
@@ -103,7 +103,7 @@ def list_command(as_json: Annotated[bool, typer.Option("--json", help="Print as 
 @app.command("doctor")
 def doctor_command(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
     """Versions, threads, threading layer, and whether CUDA is seen."""
-    report = {**job.versions(), **engines.doctor(), "processor": job.processor(), "cores": os.cpu_count()}
+    report = {**_machine.versions(), **engines.doctor(), "processor": _machine.processor(), "cores": os.cpu_count()}
     if as_json:
         typer.echo(_json(report))
     else:
@@ -191,31 +191,37 @@ def _json(value: Any) -> str:
     return json.dumps(value, indent=1, allow_nan=False)
 
 
-class _Terminated(BaseException):
-    """SIGTERM, so that open files are cleaned up on the way out."""
+class _Stopped(BaseException):
+    """SIGINT or SIGTERM, so that open files are cleaned up on the way out."""
 
 
-def _terminate(number, frame):
-    raise _Terminated
+def _stop(number, frame):
+    if hasattr(signal, "setitimer"):  # again in two seconds: a callback of compiled code may swallow this one
+        signal.signal(signal.SIGALRM, lambda *_: _stop(number, frame))
+        signal.setitimer(signal.ITIMER_REAL, 2.0)
+    raise _Stopped(number)
 
 
 def main() -> None:
     """Entry point: run a command and turn what went wrong into one line and an exit code."""
     debug = "--debug" in sys.argv
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     try:
         code = app(standalone_mode=False)
-    except _Terminated:
-        code = 143
-    except KeyboardInterrupt:
-        code = 130
-    except typer.Abort:
-        code = 130
+        sys.stdout.flush()
+    except _Stopped as stopped:
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+        code = 128 + stopped.args[0]
+        typer.echo(f"meanfield: stopped by {signal.Signals(stopped.args[0]).name}; no results were written.", err=True)
+    except BrokenPipeError:  # whoever read the table has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
     except Exception as problem:
         if debug:
             raise
         code = _explain(problem)
-    sys.stdout.flush()
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -11,9 +11,10 @@ import h5py
 import numpy as np
 import pytest
 
-from meanfield import fit, plots, transport
+from meanfield import _machine, fit, plots, transport
 from meanfield.errors import InputError
 from meanfield.experiments import limits as job
+from meanfield.experiments.quantities import QUANTITIES, floor_exponent
 
 NAMES = [
     "function_error_mf", "coupling_distance", "w2", "w2_floor", "variance_mf", "variance_ntk",
@@ -43,7 +44,7 @@ def folder(tmp_path_factory):
 
 
 def test_quantities_come_in_their_order(bilinear):
-    assert list(bilinear.quantities) == NAMES == [each.name for each in job.QUANTITIES]
+    assert list(bilinear.quantities) == NAMES == [each.name for each in QUANTITIES]
 
 
 def deviation(row, exponent):
@@ -246,7 +247,7 @@ def test_list_and_doctor(tmp_path):
 def test_help_and_version(tmp_path):
     assert "limits" in meanfield("--help", cwd=tmp_path).stdout
     assert "--quick" in meanfield("limits", "--help", cwd=tmp_path).stdout
-    assert meanfield("--version", cwd=tmp_path).stdout.strip() == job.versions()["meanfield"]
+    assert meanfield("--version", cwd=tmp_path).stdout.strip() == _machine.versions()["meanfield"]
 
 
 def test_settings_refuse_what_does_not_fit():
@@ -269,5 +270,5 @@ def test_floor_in_two_dimensions_is_not_one_over_root_n():
     draw = lambda n, seed: np.random.default_rng(seed).standard_normal((n, 2))  # noqa: E731
     floors = np.array([transport.w2_floor(draw, width, range(16)) for width in widths]).T
     law = fit.power_law(widths, floors)
-    assert fit.verdict(law.interval, job._floor_exponent(2, widths)) == "agrees"
+    assert fit.verdict(law.interval, floor_exponent(2, widths)) == "agrees"
     assert law.interval[0] > -0.5

@@ -11,14 +11,13 @@ import time as clock
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from .. import _checks, datasets, engines, fit, initial, limits, problems, tangent, transport
+from .. import _checks, _machine, datasets, engines, fit, initial, limits, problems, tangent, transport
 from ..activations import ACTIVATIONS
 from ..errors import InputError
 from ..initial import GaussianLaw
@@ -27,8 +26,8 @@ from ..network import Network
 from ..problems import Problem
 from ..scaling import Scaling
 from ..simulation import Run, simulate, simulate_coupled
+from .quantities import QUANTITIES, TOWARDS_MINUS_ONE, table, variance_shares
 
-TOWARDS_MINUS_ONE = (-1.1, -0.65)  # what the interval of a slope "towards -1" must lie in
 REGIMES = ("mf", "ntk")
 CURVES = ("risk", "test_risk", "train_error", "test_error")
 NODES_PER_WIDEST = 16  # of the limit's quadrature, at least
@@ -102,30 +101,6 @@ class Settings:
         return Network(self.activation, scaling)
 
 
-@dataclass(frozen=True)
-class Quantity:
-    """A row of the table: what is measured at which alpha, and theory's exponent (or range) for it."""
-
-    name: str
-    alpha: str
-    theory: float | tuple[float, float] | None
-    meaning: str
-
-
-QUANTITIES = (
-    Quantity("function_error_mf", "1", -0.5, "sup_t rms(f_N - f_MF), test inputs"),
-    Quantity("coupling_distance", "1", -0.5, "sup_t C_N(t), own field against the limit's"),
-    Quantity("w2", "1", None, "W2(mu_N, fresh N-sample of the limit) at t_end; theory: the floor's slope"),
-    Quantity("w2_floor", "1", None, "W2 of two such fresh samples; theory: -1/(1+d), or log(N)/sqrt(N) where 1+d = 2"),
-    Quantity("variance_mf", "1", -1.0, "variance of f_N over seeds, test inputs, t_end"),
-    Quantity("variance_ntk", "sqrt(N)", -1.0, "variance of f_N - f_0 over seeds, test inputs, t_end"),
-    Quantity("residual_error_ntk_infinite", "sqrt(N)", -0.5, "sup_t rms(u_N - u), infinite kernel, training inputs"),
-    Quantity("residual_error_ntk_own", "sqrt(N)", TOWARDS_MINUS_ONE, "sup_t rms(u_N - u), own kernel at t = 0"),
-    Quantity("kernel_drift_mf", "1", 0.0, "norm(K_t - K_0) / norm(K_0) at t_end: tends to a constant"),
-    Quantity("kernel_drift_ntk", "sqrt(N)", TOWARDS_MINUS_ONE, "norm(K_t - K_0) / norm(K_0) at t_end"),
-)
-
-
 @dataclass(frozen=True, repr=False)
 class LimitsResult:
     """What the job found.
@@ -166,7 +141,7 @@ def run(settings: Settings | None = None, *, progress: bool = False) -> LimitsRe
             start = clock.perf_counter()
             getattr(sweep, stage)()
             stamps[stage] = round(clock.perf_counter() - start, 3)
-    quantities = _quantities(sweep)
+    quantities = sweep.quantities()
     stamps["total"] = round(clock.perf_counter() - began, 3)
     report, arrays = _report(sweep, quantities, stamps), _arrays(sweep, quantities)
     return LimitsResult(settings, sweep.problem, quantities, sweep.curves, report, arrays)
@@ -253,6 +228,15 @@ class _Sweep:
                 self.measured["w2"][s, w] = transport.w2(self.at_end[s, w], first)
                 self.measured["w2_floor"][s, w] = transport.w2(second, first)
 
+    def quantities(self) -> dict[str, dict[str, Any]]:
+        """The rows of the table from what the stages have measured."""
+        for regime in REGIMES:
+            self.measured[f"variance_{regime}"] = variance_shares(self.final_tests[regime])
+        widths = dict.fromkeys(self.measured, self.settings.widths) | dict.fromkeys(("w2", "w2_floor"), self.w2_widths)
+        for name in ("w2", "w2_floor"):
+            self.measured[name] = self.measured[name][: self.w2_seeds, : len(self.w2_widths)]
+        return table(self.measured, widths, 1 + self.problem.dim, self.settings.seed)
+
     def _one(self, s: int, w: int, width: int) -> None:
         start = self.starts[s][:width]
         plain = self.settings.network(Scaling.mean_field())
@@ -315,69 +299,6 @@ def _sup_rms(differences: np.ndarray) -> float:
     return float(np.sqrt(np.mean(differences**2, axis=1)).max())
 
 
-def _quantities(sweep: _Sweep) -> dict[str, dict[str, Any]]:
-    for regime in REGIMES:
-        sweep.measured[f"variance_{regime}"] = _variances(sweep.final_tests[regime])
-    rows: dict[str, dict[str, Any]] = {}
-    for each in QUANTITIES:
-        is_w2 = each.name.startswith("w2")
-        widths = sweep.w2_widths if is_w2 else sweep.settings.widths
-        values = sweep.measured[each.name][: sweep.w2_seeds if is_w2 else None, : len(widths)]
-        rows[each.name] = _row(each, widths, values, sweep.settings.seed)
-    floor = rows["w2_floor"]
-    floor["theory"] = _floor_exponent(1 + sweep.problem.dim, sweep.w2_widths)
-    rows["w2"]["theory"] = floor["slope"]
-    for row in (rows["w2"], floor):
-        if row["slope"] is not None:
-            row["verdict"] = fit.verdict(tuple(row["slope_ci95"]), row["theory"])
-    if sweep.w2_seeds:
-        ratio = np.array(rows["w2"]["per_seed"]) / np.array(floor["per_seed"])
-        rows["w2"]["ratio_to_floor"] = ratio.mean(axis=0).tolist()
-        rows["w2"]["ratio_to_floor_ci95"] = fit.mean_interval(ratio, seed=sweep.settings.seed).T.tolist()
-    return rows
-
-
-def _row(each: Quantity, widths: tuple[int, ...], values: np.ndarray, seed: int) -> dict[str, Any]:
-    mean = values.mean(axis=0).tolist() if widths else []
-    row: dict[str, Any] = {
-        "alpha": each.alpha, "meaning": each.meaning, "widths": list(widths), "mean": mean, "mean_ci95": None,
-        "per_seed": values.tolist(), "slope": None, "slope_ci95": None, "intercept": None,
-        "theory": list(each.theory) if isinstance(each.theory, tuple) else each.theory, "verdict": "cannot tell",
-    }  # fmt: skip
-    if len(widths) < 2:  # W2 of a ladder that starts above its largest N
-        return row
-    law = fit.power_law(widths, values, seed=seed)
-    row |= {
-        "mean_ci95": fit.mean_interval(values, seed=seed).T.tolist(), "slope": law.slope,
-        "slope_ci95": list(law.interval), "intercept": law.intercept,
-    }  # fmt: skip
-    if each.theory is not None:
-        row["verdict"] = fit.verdict(law.interval, each.theory)
-    return row
-
-
-def _floor_exponent(dim: int, widths: tuple[int, ...]) -> float:
-    """Slope of W2 between two N-samples of a Gaussian law in `dim` dimensions over these widths.
-
-    N^(-1/dim) for dim >= 3 (Fournier & Guillin 2015); log(N) / sqrt(N) for dim = 2 (Ledoux 2017; Talagrand 2018),
-    whose slope is far from -1/2 at any N in reach.
-    """
-    if dim >= 3 or len(widths) < 2:
-        return -1.0 / dim
-    logs = np.log(widths)
-    return float(np.polyfit(logs, np.log(logs) - logs / 2, 1)[0])
-
-
-def _variances(predictions: np.ndarray) -> np.ndarray:
-    """Each seed's share of the unbiased variance over seeds, mean over test inputs: (S, W) from (S, W, m).
-
-    The shares S/(S-1) mean_k (f_s - mean f)^2 have the variance as their mean, so that it is treated like any
-    other mean over seeds.
-    """
-    seeds = len(predictions)
-    return seeds / (seeds - 1) * np.mean((predictions - predictions.mean(axis=0)) ** 2, axis=2)
-
-
 def _report(sweep: _Sweep, quantities: dict[str, Any], stamps: dict[str, float]) -> dict[str, Any]:
     """Everything of limits.json."""
     settings = sweep.settings
@@ -410,25 +331,10 @@ def _report(sweep: _Sweep, quantities: dict[str, Any], stamps: dict[str, float])
         "rules": {
             "allowance": fit.ALLOWANCE, "widest_interval": fit.WIDEST, "towards_minus_one": list(TOWARDS_MINUS_ONE),
         },
-        "versions": versions(),
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform()},
+        "versions": _machine.versions(),
+        "machine": {"processor": _machine.processor(), "cores": os.cpu_count(), "system": platform.platform()},
         "timings": stamps,
     }  # fmt: skip
-
-
-def versions() -> dict[str, str]:
-    """Versions of everything that shapes the numbers."""
-    names = ("meanfield", "numpy", "numba", "scipy", "pot", "h5py", "matplotlib")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
-
-
-def processor() -> str:
-    """The processor's name where the system tells it."""
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _arrays(sweep: _Sweep, quantities: dict[str, Any]) -> dict[str, Any]:
