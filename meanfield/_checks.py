@@ -26,7 +26,7 @@ def array(values: Any, what: str, ndim: int, needs: str, *, allow_empty: bool = 
     try:
         if np.iscomplexobj(values):
             raise TypeError("they are complex")
-        result = np.asarray(values, dtype=np.float64)
+        result = np.array(values, dtype=np.float64)  # a copy: what is checked here must not change later
     except (TypeError, ValueError) as problem:
         raise InputError(f"{what} cannot be read as numbers ({problem}); needed: {needs}.") from None
     if result.ndim != ndim:
@@ -40,6 +40,12 @@ def array(values: Any, what: str, ndim: int, needs: str, *, allow_empty: bool = 
             f"needed: finite numbers. Remove or replace such entries."
         )
     return result
+
+
+def instance(value: Any, kind: type, what: str, needs: str) -> None:
+    """Refuse a `value` that is not of type `kind`."""
+    if not isinstance(value, kind):
+        raise InputError(f"{what} is {value!r}; needed: {needs}.")
 
 
 def number(value: Any, what: str, *, above: float = -math.inf, least: float = -math.inf) -> float:

@@ -5,6 +5,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+_temporaries: set[Path] = set()
+
+
+def discard_temporaries() -> None:
+    """Remove what is half written; for a process about to end at once."""
+    for temporary in tuple(_temporaries):
+        temporary.unlink(missing_ok=True)
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file in the folder of `path`, then move it to `path` in one step.
@@ -15,6 +23,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
+    _temporaries.add(temporary)
     try:
         write(temporary)
         with temporary.open("rb+") as file:
@@ -26,3 +35,4 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+        _temporaries.discard(temporary)

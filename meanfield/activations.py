@@ -1,11 +1,17 @@
 """Activations: the scalar nonlinearity of a unit, value and slope together because they share work.
 
 A formula maps z to (phi(z), phi'(z)) by branch-free arithmetic over `vocabulary`; the same source runs on NumPy
-arrays, in the CPU engine's loops and in a CUDA thread. A new one is about six lines and an entry in `ACTIVATIONS`;
-a user's own, written in a script, works wherever a name does:
+arrays and in an engine's compiled loops. A new one is about six lines and an entry in `ACTIVATIONS`; a user's own,
+written in a script, works wherever a name does:
 
-    from meanfield.vocabulary import exp
-    swish = mf.Activation("swish", lambda z: (z / (1 + exp(-z)), (1 + (1 + z) * exp(-z)) / (1 + exp(-z)) ** 2))
+    import meanfield as mf
+    from meanfield.vocabulary import tanh
+
+    def swish(z):
+        gate = 0.5 + 0.5 * tanh(0.5 * z)
+        return z * gate, gate + z * gate * (1.0 - gate)
+
+    network = mf.Network(mf.Activation("swish", swish))
 """
 
 import math
@@ -14,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import _checks
+from .errors import InputError
 from .vocabulary import absolute, exp, log1p, maximum, where
 from .vocabulary import erf as _erf_function
 from .vocabulary import tanh as _tanh_function
@@ -29,6 +36,12 @@ class Activation:
 
     name: str
     formula: Callable[[Any], tuple[Any, Any]]
+
+    def __post_init__(self):
+        if not callable(self.formula):
+            raise InputError(
+                f"activation {self.name!r} has formula {self.formula!r}; needed: a function z -> (phi, phi')."
+            )
 
     def __repr__(self) -> str:
         return f"Activation({self.name!r})"

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from . import _machine, activations, engines, integrators, losses
-from ._files import write_atomically
+from ._files import discard_temporaries, write_atomically
 from .diagnostics import DIAGNOSTICS
 from .errors import ConvergenceError, DivergenceError, InputError, StepLimitError
 from .experiments import limits as job
@@ -47,8 +47,8 @@ def root(
 def limits_command(
     problem: Annotated[str, typer.Option(help=f"One of: {', '.join(job.PROBLEMS)}.")] = "fashion-mnist",
     activation: Annotated[str | None, typer.Option(help="Name of an activation; default: the problem's own.")] = None,
-    widths: Annotated[str | None, typer.Option(help="Ladder of N, as 64,128,256.  [default: 64,128,...,2048]")] = None,
-    seeds: Annotated[int | None, typer.Option(help="Number of paired seeds.  [default: 16]")] = None,
+    widths: Annotated[str | None, typer.Option(help="Ladder of N, as 64,128,256. Default: 64 to 2048.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Number of paired seeds. Default: 16.")] = None,
     t_end: Annotated[float | None, typer.Option(help="Last flow time; default: the problem's own.")] = None,
     engine: Annotated[str, typer.Option(help=f"One of: {', '.join(engines.ENGINES)}.")] = "cpu",
     dtype: Annotated[str, typer.Option(help=f"One of: {', '.join(engines.DTYPES)}.")] = "float64",
@@ -128,7 +128,10 @@ def table(report: dict[str, Any]) -> str:
         else:
             theory = f"{theory:+.3g}"
         ends = (f"{mean[0]:.3g}", f"{mean[-1]:.3g}") if widths else ("-", "-")
-        cells.append((name, row["alpha"], span, *ends, slope, theory, row["verdict"]))
+        verdict = row["verdict"]
+        if verdict == "agrees" and not row["theory_in_interval"]:
+            verdict += f" within {report['rules']['allowance']:g}"
+        cells.append((name, row["alpha"], span, *ends, slope, theory, verdict))
     sizes = [max(len(row[i]) for row in cells) for i in range(len(header))]
     lines = ["  ".join(cell.ljust(size) for cell, size in zip(row, sizes, strict=True)).rstrip() for row in cells]
     lines.insert(1, "  ".join("-" * size for size in sizes))
@@ -140,9 +143,12 @@ def _remarks(report: dict[str, Any]) -> list[str]:
     field, timings, problem = report["mean_field"], report["timings"], report["problem"]
     low, high = rules["towards_minus_one"]
     lines = [
-        f"mean-field limit: {field['rule']}, estimated error of f {field['error']:.1e} (rms, test inputs, sup over t)",
-        f"residual as its own state (RD) against y - f: largest difference {report['coupled']['largest']:.1e}",
-        f"verdict: theory within the interval widened by {rules['allowance']:g} on both sides; 'towards -1': interval "
+        f"mean-field limit: {field['rule']}, estimated error of f {field['error']:.1e} (rms, test inputs, sup over t), "
+        f"{field['share_of_smallest_error']:.1%} of the smallest function error",
+        f"residual as its own state (RD, seed 0) against y - f: largest difference {report['coupled']['largest']:.1e}, "
+        f"{report['coupled']['share_of_smallest_error']:.1%} of the smallest error beside it",
+        f"verdict: agrees if theory is in the interval, 'within {rules['allowance']:g}' if only once that is widened "
+        f"by as much on both sides (widths are not yet asymptotic); 'towards -1': interval "
         f"within [{low:g}, {high:g}]; an interval wider than {rules['widest_interval']:g} cannot tell",
         f"{problem['name']}, {config['activation']}: n = {problem['n']}, d = {problem['dim']}, "
         f"t to {config['t_end']:g}, {config['seeds']} seeds, {config['dtype']} on {config['engine']}; "
@@ -181,25 +187,25 @@ def _claim(out: Path, force: bool) -> None:
 def _write(out: Path, result: job.LimitsResult) -> None:
     from . import plots  # matplotlib takes its time
 
+    text = _json(result.report) + "\n"  # before any file is touched
     plots.save(plots.limits(result.report, result.arrays), out / "limits.png")
     attributes = {"schema": result.report["schema"], "config": json.dumps(result.report["config"])}
     write_arrays(out / "limits.h5", result.arrays, attributes)
-    write_atomically(out / "limits.json", lambda path: path.write_text(_json(result.report) + "\n"))
+    write_atomically(out / "limits.json", lambda path: path.write_text(text))
 
 
 def _json(value: Any) -> str:
     return json.dumps(value, indent=1, allow_nan=False)
 
 
-class _Stopped(BaseException):
-    """SIGINT or SIGTERM, so that open files are cleaned up on the way out."""
-
-
 def _stop(number, frame):
-    if hasattr(signal, "setitimer"):  # again in two seconds: a callback of compiled code may swallow this one
-        signal.signal(signal.SIGALRM, lambda *_: _stop(number, frame))
-        signal.setitimer(signal.ITIMER_REAL, 2.0)
-    raise _Stopped(number)
+    """SIGINT, SIGTERM: leave at once, with nothing half written.
+
+    No exception: it could be raised inside a callback of the compiler, which swallows it or crashes.
+    """
+    discard_temporaries()
+    os.write(2, f"meanfield: stopped by {signal.Signals(number).name}.\n".encode())
+    os._exit(128 + number)
 
 
 def main() -> None:
@@ -210,11 +216,6 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()
-    except _Stopped as stopped:
-        if hasattr(signal, "setitimer"):
-            signal.setitimer(signal.ITIMER_REAL, 0.0)
-        code = 128 + stopped.args[0]
-        typer.echo(f"meanfield: stopped by {signal.Signals(stopped.args[0]).name}; no results were written.", err=True)
     except BrokenPipeError:  # whoever read the table has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
@@ -229,11 +230,14 @@ def _explain(problem: Exception) -> int:
     """Print one line about `problem`; its exit code."""
     usage = getattr(problem, "format_message", None)  # typer's own: an unknown option, a value it cannot read
     if usage is not None:
-        typer.echo(f"meanfield: {usage()} Try --help.", err=True)
+        if usage():  # empty where the help was printed instead
+            typer.echo(f"meanfield: {usage().rstrip('.')}. Try --help.", err=True)
         return EXIT_BAD_INPUT
     code = next((code for types, code in _EXIT_CODES.items() if isinstance(problem, types)), EXIT_FAILED)
     message = str(problem)
-    if code == EXIT_FAILED and not isinstance(problem, _FAILURES):
+    if isinstance(problem, MemoryError):
+        message = f"not enough memory ({message}); use smaller widths, fewer seeds or fewer inputs"
+    elif code == EXIT_FAILED and not isinstance(problem, _FAILURES):
         message = f"{type(problem).__name__}: {message} (a fault in meanfield; --debug shows where)"
     typer.echo(f"meanfield: {message}", err=True)
     return code

@@ -10,7 +10,8 @@ class CoupledField(DataField):
         dr/dt = -K_mu P u(r),   dtheta_i/dt = (1/alpha) sum_k p_k u_k(r) grad_theta [a_i phi(w_i . x_k)],
 
     u = r for the square loss, K_mu the tangent kernel of the moving cloud, P = diag(p). Nothing feeds y - F back
-    into r, so their difference measures the integrator: it vanishes like dt^order.
+    into r, so their difference measures the integrator: for smooth activations it vanishes like dt^order. Where phi
+    has a kink (relu) a particle that crosses it makes the velocity jump, and the difference falls more slowly.
 
     K_mu P u comes as the derivative of f along the particles' velocity (JVP): K is never formed.
     """

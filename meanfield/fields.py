@@ -7,7 +7,6 @@ import numpy as np
 
 from . import _checks, engines
 from .engines import Engine
-from .errors import InputError
 from .network import Network
 from .problems import Problem
 
@@ -49,10 +48,8 @@ class DataField:
         engine: str | Engine = "cpu",
         dtype: str = "float64",
     ):
-        if not isinstance(network, Network):
-            raise InputError(f"network is {network!r}; needed: a Network, e.g. Network('erf').")
-        if not isinstance(problem, Problem):
-            raise InputError(f"problem is {problem!r}; needed: a Problem(inputs, targets), or one from `problems`.")
+        _checks.instance(network, Network, "network", "a Network, e.g. Network('erf')")
+        _checks.instance(problem, Problem, "problem", "a Problem(inputs, targets), or one from `problems`")
         start = _checks.particles(start, problem.dim)
         self.network, self.problem = network, problem
         self.engine, self.dtype = engines.find(engine), engines.check_dtype(dtype)

@@ -14,6 +14,8 @@ from scipy.special import ndtri, roots_hermitenorm
 from . import _checks
 from .errors import InputError
 
+_MOST_SOBOL_DIMENSIONS = 21201  # of SciPy's direction numbers
+
 
 @dataclass(frozen=True)
 class GaussianLaw:
@@ -29,8 +31,8 @@ class GaussianLaw:
 
     def __post_init__(self):
         _checks.count(self.dim, "dim")
-        _checks.number(self.sigma_a, "sigma_a", above=0.0)
-        _checks.number(self.sigma_w, "sigma_w", above=0.0)
+        for name in ("sigma_a", "sigma_w"):
+            object.__setattr__(self, name, _checks.number(getattr(self, name), name, above=0.0))
 
     @property
     def scales(self) -> np.ndarray:
@@ -48,7 +50,7 @@ class Quadrature(NamedTuple):
 def gaussian(
     n_particles: int,
     dim: int,
-    seed: int | Sequence[int] = 0,
+    seed: int | Sequence[int] | np.random.SeedSequence = 0,
     *,
     paired: bool = False,
     sigma_a: float = 1.0,
@@ -78,7 +80,10 @@ def sobol(law: GaussianLaw, n_nodes: int, seed: int = 0) -> Quadrature:
     Smooth integrands: root-mean-square error over scrambles about n_nodes^-1 and better, against n_nodes^-1/2
     for a sample. Balanced where n_nodes is a power of two, which is required. Owen (1998); scipy.stats.qmc.
     """
+    _checks.instance(law, GaussianLaw, "law", "a GaussianLaw, e.g. GaussianLaw(dim)")
     n_nodes = _checks.count(n_nodes, "n_nodes")
+    if 1 + law.dim > _MOST_SOBOL_DIMENSIONS:
+        raise InputError(f"law has 1 + d = {1 + law.dim}; needed: at most {_MOST_SOBOL_DIMENSIONS} for Sobol points.")
     if n_nodes & (n_nodes - 1):
         near = 1 << n_nodes.bit_length()
         raise InputError(f"n_nodes is {n_nodes}; needed: a power of two for Sobol points, such as {near}.")
@@ -95,6 +100,7 @@ def gauss_hermite(law: GaussianLaw, order: int) -> Quadrature:
 
     Exact for polynomials of degree 2 order - 1 in each component; for 1 + d <= 4 and smooth activations.
     """
+    _checks.instance(law, GaussianLaw, "law", "a GaussianLaw, e.g. GaussianLaw(dim)")
     order = _checks.count(order, "order")
     total = order ** (1 + law.dim)
     if total > 2**24:

@@ -118,6 +118,8 @@ class AdaptiveSteps:
         while time < end:
             if self._first is None:
                 self._first = velocity(state)
+                if not _is_finite(algebra, self._first):
+                    raise StateLost(time, state)
             if self._h is None:
                 self._h = self._first_step(algebra, state, self._first, end - start)
             if self.accepted + self.rejected >= self.max_steps:

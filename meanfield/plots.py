@@ -39,7 +39,7 @@ def curve(run: Run, record: str) -> "Figure":
 
 
 def limits(report: Mapping[str, Any], arrays: Mapping[str, Any]) -> "Figure":
-    """The main job's figure from `LimitsResult.report` and `.arrays`: six panels, bands are 95 % intervals."""
+    """The main job's figure from `LimitsResult.report` and `.arrays`; its title says what the bands are."""
     rows, problem = report["quantities"], report["problem"]
     with _blank(7.6, 5.0) as figure:
         panels = figure.subplots(2, 3)
@@ -78,15 +78,21 @@ def limits(report: Mapping[str, Any], arrays: Mapping[str, Any]) -> "Figure":
             axes.set_title(f"({letter}) {axes.get_title()}")
         figure.suptitle(
             f"{problem['name']}, {report['config']['activation']}: n = {problem['n']}, d = {problem['dim']}, "
-            f"{report['config']['seeds']} seeds, t to {report['config']['t_end']:g}",
-            fontsize=8.5,
+            f"{report['config']['seeds']} seeds, t to {report['config']['t_end']:g}.  Bands: 95 % of the seeds in (a), "
+            f"95 % intervals of the mean and of the slopes in (b-d).  K: seed 0, N = {report['config']['widths'][-1]}",
+            fontsize=7.5,
         )
     return figure
 
 
 def save(figure: "Figure", path: str | Path) -> None:
-    """Write a figure atomically, in the format of the path's suffix."""
-    write_atomically(Path(path), lambda temporary: figure.savefig(temporary, dpi=200))
+    """Write a figure atomically, in the format of the path's suffix; InputError for a suffix that is no format."""
+    path = Path(path)
+    formats = figure.canvas.get_supported_filetypes()
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in formats:
+        raise InputError(f"the figure's path is {str(path)!r}; needed: a suffix of {', '.join(sorted(formats))}.")
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=200, format=kind))
 
 
 @contextmanager
@@ -166,4 +172,5 @@ def _gram(figure: "Figure", panels, arrays: Mapping[str, Any]) -> None:
         axes.set_yticks(middles, labels=[f"{c}" for c in classes])
         axes.tick_params(length=0)
         axes.set_xlabel("inputs by class")
-    figure.colorbar(panels[-1].images[0], ax=list(panels), shrink=0.85, pad=0.02)
+        axes.set_ylabel("inputs by class")
+    figure.colorbar(panels[-1].images[0], ax=list(panels), shrink=0.85, pad=0.02, label="K")

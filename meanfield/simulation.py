@@ -147,7 +147,7 @@ def simulate_coupled(
     """`simulate` with the residual as its own state: dr/dt = -K_mu P u beside the particles (RD beside GFD).
 
     Arguments, errors and cost as for `simulate`. `Run.residuals` holds r as integrated and `Run.disagreement` its
-    largest distance from y - F, which is the integrator's error alone (see `coupled.CoupledField`).
+    largest distance from y - F: the integrator's error, of its order for smooth activations (`coupled.CoupledField`).
     """
     moving = CoupledField(network, problem, start, masses, engine, dtype)
     schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps)

@@ -84,6 +84,7 @@ def infinite(network: Network, law: GaussianLaw, inputs: np.ndarray, other: np.n
 
     Cost: O(n n' d) in closed form; a few hundred to some thousand n n' for the series.
     """
+    _checks.instance(law, GaussianLaw, "law", "a GaussianLaw, e.g. GaussianLaw(dim)")
     inputs, other, _ = _points(network, inputs, other, None, law.dim)
     means = CLOSED_FORMS.get(network.activation, _hermite_means(network.activation))
     values, slopes = means(law.sigma_w * inputs, law.sigma_w * other)
@@ -103,6 +104,7 @@ def drift(now: np.ndarray, start: np.ndarray) -> float:
 
 
 def _points(network, inputs, other, particles, dim=None):
+    _checks.instance(network, Network, "network", "a Network, e.g. Network('erf')")
     inputs = _checks.array(inputs, "inputs", 2, "an array (n, d)")
     other = inputs if other is None else _checks.array(other, "other", 2, "an array (n', d)")
     dim = inputs.shape[1] if dim is None else dim

@@ -6,6 +6,8 @@ host. Linear algebra of the time integrator on clouds (`combine`, `error_norm`) 
 state can stay on its device for a whole run.
 """
 
+import ctypes
+import os
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -74,7 +76,12 @@ def find(engine: str | Engine) -> Engine:
 
 def doctor() -> dict[str, str]:
     """What the engines see of this machine: threads, threading layer, CUDA and why not."""
-    return {**cpu.doctor(), "cuda": "not supported by this version (engines: " + ", ".join(ENGINES) + ")"}
+    try:
+        ctypes.CDLL("libcuda.so.1" if os.name == "posix" else "nvcuda.dll")
+        cuda = "driver library found, but this version has no CUDA engine"
+    except OSError as problem:
+        cuda = f"no driver library ({problem}); this version has no CUDA engine either"
+    return {**cpu.doctor(), "waiting threads": os.environ.get("OMP_WAIT_POLICY", "default"), "cuda": cuda}
 
 
 def check_dtype(dtype: str) -> str:

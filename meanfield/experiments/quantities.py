@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import fit
 
+FEWEST_SEEDS = 4  # with fewer no interval is worth a verdict
 TOWARDS_MINUS_ONE = (-1.1, -0.65)  # what the interval of a slope "towards -1" must lie in
 
 
@@ -47,9 +48,11 @@ def table(
     floor["theory"] = floor_exponent(dim, widths["w2_floor"])
     rows["w2"]["theory"] = floor["slope"]
     for row in (rows["w2"], floor):
-        if row["slope"] is not None:
+        if row["slope"] is not None and len(row["per_seed"]) >= FEWEST_SEEDS:
             row["verdict"] = fit.verdict(tuple(row["slope_ci95"]), row["theory"])
-    if widths["w2"]:
+    for row in rows.values():
+        row["theory_in_interval"] = None if row["slope"] is None else fit.contains(row["slope_ci95"], row["theory"])
+    if widths["w2"] and floor["slope"] is not None:
         ratio = np.array(rows["w2"]["per_seed"]) / np.array(floor["per_seed"])
         rows["w2"]["ratio_to_floor"] = ratio.mean(axis=0).tolist()
         rows["w2"]["ratio_to_floor_ci95"] = fit.mean_interval(ratio, seed=seed).T.tolist()
@@ -63,14 +66,15 @@ def _row(each: Quantity, widths: tuple[int, ...], values: np.ndarray, seed: int)
         "per_seed": values.tolist(), "slope": None, "slope_ci95": None, "intercept": None,
         "theory": list(each.theory) if isinstance(each.theory, tuple) else each.theory, "verdict": "cannot tell",
     }  # fmt: skip
-    if len(widths) < 2:  # W2 of a ladder that starts above its largest N
+    # W2 of a ladder that starts above its largest N; or nothing that differs, so that there is no logarithm.
+    if len(widths) < 2 or not min(mean) > 0:
         return row
     law = fit.power_law(widths, values, seed=seed)
     row |= {
         "mean_ci95": fit.mean_interval(values, seed=seed).T.tolist(), "slope": law.slope,
         "slope_ci95": list(law.interval), "intercept": law.intercept,
     }  # fmt: skip
-    if each.theory is not None:
+    if each.theory is not None and len(values) >= FEWEST_SEEDS:
         row["verdict"] = fit.verdict(law.interval, each.theory)
     return row
 
@@ -83,7 +87,7 @@ def floor_exponent(dim: int, widths: tuple[int, ...]) -> float:
     """
     if dim >= 3 or len(widths) < 2:
         return -1.0 / dim
-    logs = np.log(widths)
+    logs = np.log(np.maximum(widths, 2))
     return float(np.polyfit(logs, np.log(logs) - logs / 2, 1)[0])
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from .. import _checks
+from ..activations import ACTIVATIONS
 from ..errors import InputError
 from ..network import Network
 from ..problems import Problem
@@ -54,6 +55,8 @@ def bilinear(
         For any other problem or activation: use `limits.mean_field`.
     """
     times = _checks.times(times)
+    _checks.instance(network, Network, "network", "a Network('linear')")
+    _checks.instance(problem, Problem, "problem", "problems.bilinear()")
     scaling = network.scaling
     plain = (scaling.mobility_a, scaling.mobility_w, scaling.input_scale) == (1.0, 1.0, 1.0)
     beta = float(problem.weights @ (problem.targets * problem.inputs[:, 0]))
@@ -61,7 +64,7 @@ def bilinear(
     if not (
         fits
         and plain
-        and network.activation.name == "linear"
+        and network.activation == ACTIVATIONS["linear"]
         and np.array_equal(problem.targets, beta * problem.inputs[:, 0])
     ):
         raise InputError(

@@ -80,6 +80,8 @@ def ntk(
     Cost: O(n^3) for the eigen-decomposition, O(T n (n + m)).
     """
     times = _checks.times(times)
+    _checks.instance(network, Network, "network", "a Network, e.g. Network('erf')")
+    _checks.instance(problem, Problem, "problem", "a Problem, e.g. from `problems`")
     if problem.loss.name != "squared":
         raise InputError(f"ntk has a closed form for the squared loss only; the problem's is {problem.loss.name!r}.")
     has_test = len(problem.test_inputs) > 0
