@@ -60,7 +60,7 @@ def limits_command(
 ) -> None:
     """Run finite N against both limits: print a table, write a figure, arrays and numbers.
 
-    About a minute and a half on two cores. alpha = 1 is held against the mean-field limit, alpha = sqrt(N) against
+    Under two minutes on two cores. alpha = 1 is held against the mean-field limit, alpha = sqrt(N) against
     the NTK limit; each row of the table is fitted over all widths, with a 95 % bootstrap interval over seeds.
     """
     given: dict[str, Any] = dict(QUICK) if quick else {}

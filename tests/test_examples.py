@@ -40,3 +40,13 @@ def test_readme_python_runs(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("command", ["pip install . && meanfield limits", "pip install -e '.[test]' && pytest"])
 def test_readme_has_the_two_commands(command):
     assert command in (ROOT / "README.md").read_text()
+
+
+def test_readme_shows_the_figure_and_a_run():
+    """docs/update_readme.py has been run: the picture is there, and the table names every quantity."""
+    text = (ROOT / "README.md").read_text()
+    figure = re.search(r"!\[[^]]*\]\(([^)]+)\)", text)[1]
+    assert (ROOT / figure).read_bytes().startswith(b"\x89PNG")
+    printed = text.split("<!-- table: begin -->")[1].split("<!-- table: end -->")[0]
+    assert printed.count("agrees") + printed.count("differs") + printed.count("cannot tell") >= 10
+    assert "cores" in printed and "numba" in printed
