@@ -78,8 +78,9 @@ def limits(report: Mapping[str, Any], arrays: Mapping[str, Any]) -> "Figure":
             axes.set_title(f"({letter}) {axes.get_title()}")
         figure.suptitle(
             f"{problem['name']}, {report['config']['activation']}: n = {problem['n']}, d = {problem['dim']}, "
-            f"{report['config']['seeds']} seeds, t to {report['config']['t_end']:g}.  Bands: 95 % of the seeds in (a), "
-            f"95 % intervals of the mean and of the slopes in (b-d).  K: seed 0, N = {report['config']['widths'][-1]}",
+            f"{report['config']['seeds']} seeds, t to {report['config']['t_end']:g}\n"
+            "Bands: 95 % of the seeds in (a), 95 % intervals of the mean in (b-d), where the legends give slopes. "
+            f"K: seed 0, N = {report['config']['widths'][-1]}.",
             fontsize=7.5,
         )
     return figure
