@@ -27,9 +27,9 @@ __all__ = [
     "vjp",
 ]  # fmt: skip
 
-# Waiting threads sleep rather than spin. OpenMP reads this once, before the first parallel loop. Two jobs side by side
-# on two cores took over ten times as long as one while their idle threads spun on each other's cores, and take 2.5
-# times as long now; a job alone gives up 5 to 10 %. Whoever sets the variable is obeyed.
+# Waiting threads sleep rather than spin. OpenMP reads this once, before the first parallel loop. Of two quick jobs side
+# by side on two busy cores neither ended within 250 s while their idle threads spun on each other's cores; asleep, both
+# took 69 s. A job alone (25 s) gives up 5 to 10 %. Whoever sets the variable is obeyed.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 NAME = "cpu"
