@@ -111,6 +111,34 @@ def doctor_command(as_json: Annotated[bool, typer.Option("--json", help="Print a
             typer.echo(f"{name + ':':18}{value}")
 
 
+@app.command("bench")
+def bench_command(
+    engine: Annotated[str, typer.Option(help=f"One of: {', '.join(engines.ENGINES)}.")] = "cpu",
+    peers: Annotated[
+        str | None, typer.Option(help="Of: numpy, torch, jax, with commas. Default: all; NumPy always takes part.")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A few cases and rounds: under 90 seconds.")] = False,
+    out: Annotated[Path | None, typer.Option("--json", help="Write all numbers into this file.")] = None,
+) -> None:
+    """Time the engine against NumPy, PyTorch and JAX on this machine: ratios with intervals, percent of peak.
+
+    About 12 minutes on two cores; leave the machine alone meanwhile. Each contender runs in a process of its own, with
+    all cores, and must first reproduce the right numbers. Peers that are not installed are skipped by name
+    (the extra "bench" installs all of them).
+    """
+    from .benchmarks import report, run  # which other commands do not need
+
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise InputError(f"--json {out} cannot be a file; needed: the name of a file in a folder that exists.")
+    result = run.run(engine, peers, quick=quick, progress=True)
+    if out is not None:
+        text = _json(result) + "\n"
+        write_atomically(out, lambda path: path.write_text(text))
+    typer.echo(report.text(result))
+    if out is not None:
+        typer.echo(f"\nwrote {out}")
+
+
 def table(report: dict[str, Any]) -> str:
     """The table of `meanfield limits`, from its report."""
     rows = report["quantities"]

@@ -24,7 +24,7 @@ class CoupledField(DataField):
         (cloud,) = super().state(particles)
         return cloud, self.problem.targets - self.predict((cloud,))
 
-    def velocity(self, state):
+    def velocity(self, state, out=None):
         cloud, residual = state
-        velocity = self.driven(cloud, self.problem.targets - residual)
+        velocity = self.driven(cloud, self.problem.targets - residual, out=out and out[0])
         return velocity, -self.motion(cloud, velocity)

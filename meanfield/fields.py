@@ -10,6 +10,8 @@ from .engines import Engine
 from .network import Network
 from .problems import Problem
 
+_UNKNOWN = object()  # room for projections, before the first velocity
+
 
 def _algebra(engine: Engine, n_particles: int) -> SimpleNamespace:
     """The engine's linear algebra on clouds of so many particles, as the integrators want it."""
@@ -58,11 +60,12 @@ class DataField:
         self.algebra = (_algebra(self.engine, self.n_particles),)
         self._masses = self.engine.pack_masses(self.masses, self.dtype)
         self._inputs = self.engine.pack_inputs(network.inputs(problem.inputs), self.dtype)
+        self._projections = _UNKNOWN
         self._test_inputs = self.engine.pack_inputs(network.inputs(problem.test_inputs), self.dtype)
         self.offset, self.test_offset = np.zeros(len(problem.inputs)), np.zeros(len(problem.test_inputs))
         if network.scaling.shift == "initial":
             cloud = self.engine.pack(start, self.dtype)
-            self.offset, self.test_offset = self._output(cloud, self._inputs), self._output(cloud, self._test_inputs)
+            self.offset, self.test_offset = self._output(cloud, self._inputs), self._test_output(cloud)
 
     def state(self, particles: np.ndarray) -> tuple:
         """The state whose particles are these, (N, 1 + d)."""
@@ -78,25 +81,34 @@ class DataField:
 
     def predict_test(self, state: tuple) -> np.ndarray:
         """F = f - f_0 at the test inputs, (m,)."""
-        return self._output(state[0], self._test_inputs) - self.test_offset
+        return self._test_output(state[0]) - self.test_offset
 
-    def velocity(self, state: tuple) -> tuple:
-        """d state / dt; its one entry a cloud of velocities, per unit of flow time."""
-        return (self.driven(state[0], self.predict(state)),)
+    def velocity(self, state: tuple, out: tuple | None = None) -> tuple:
+        """d state / dt; its one entry a cloud of velocities, per unit of flow time; in the arrays of `out` if given."""
+        (cloud,) = state
+        if self._projections is _UNKNOWN:
+            self._projections = self.engine.projections(cloud, self._inputs)
+        predictions = self._output(cloud, self._inputs, self._projections) - self.offset
+        return (self.driven(cloud, predictions, self._projections, out and out[0]),)
 
-    def driven(self, cloud, predictions: np.ndarray):
-        """Velocity of the particles where the predictor at the training inputs is `predictions`."""
+    def driven(self, cloud, predictions: np.ndarray, projections=None, out=None):
+        """Velocity of the particles where the predictor at the training inputs is `predictions`.
+
+        `projections`: what the engine kept of computing them at this very cloud.
+        """
         problem, scaling = self.problem, self.network.scaling
         pull = problem.weights * problem.loss.pull(predictions, problem.targets) / scaling.alpha
-        mobilities = scaling.mobility_a, scaling.mobility_w
-        return self.engine.vjp(self.network.activation, cloud, self._inputs, pull, mobilities)
+        mobilities, activation = (scaling.mobility_a, scaling.mobility_w), self.network.activation
+        return self.engine.vjp(activation, cloud, self._inputs, pull, mobilities, projections, out)
 
     def motion(self, cloud, velocity) -> np.ndarray:
         """dF/dt at the training inputs while the particles move with `velocity`: (K P u)_k, without K."""
         activation, masses = self.network.activation, self._masses
         return self.network.scaling.alpha * self.engine.jvp(activation, cloud, velocity, masses, self._inputs)
 
-    def _output(self, cloud, inputs) -> np.ndarray:
-        if len(inputs) == 0:
-            return np.zeros(0)
-        return self.network.scaling.alpha * self.engine.predict(self.network.activation, cloud, self._masses, inputs)
+    def _output(self, cloud, inputs, projections=None) -> np.ndarray:
+        activation, masses = self.network.activation, self._masses
+        return self.network.scaling.alpha * self.engine.predict(activation, cloud, masses, inputs, projections)
+
+    def _test_output(self, cloud) -> np.ndarray:
+        return self._output(cloud, self._test_inputs) if len(self.problem.test_inputs) else np.zeros(0)

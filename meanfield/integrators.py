@@ -1,7 +1,9 @@
 """Runge-Kutta schemes: tableaus as data, one step, and the two ways to choose its size.
 
-A flow is a function state -> velocity on tuples of arrays; `algebra` holds, for each entry, who does its linear
-algebra (an engine, or `engines.host` for NumPy arrays). A new scheme is an entry in `TABLEAUS`.
+A flow is a function (state, out) -> velocity on tuples of arrays, which may write into the arrays of `out` unless that
+is None; `algebra` holds, for each entry, who does its linear algebra (an engine, or `engines.host` for NumPy arrays).
+States handed in or out are never written to again; the arrays in between go round (`spare`), so that only the first
+step allocates. A new scheme is an entry in `TABLEAUS`.
 """
 
 import math
@@ -37,24 +39,29 @@ class Tableau:
         return f"Tableau({self.name!r}, order {self.order}, {len(self.stages)} stages, {kind})"
 
 
-def step(tableau: Tableau, velocity: Callable[[tuple], tuple], algebra: tuple, state: tuple, h: float, first=None):
+def step(tableau: Tableau, velocity: Callable, algebra: tuple, state: tuple, h: float, first=None, spare=None):
     """One step of size h: (new state, the velocities of its stages).
 
-    `first` is the velocity at `state` where it is known already.
+    `first` is the velocity at `state` where it is known already; `spare` a list of tuples of arrays to write into.
     """
-    stages = [velocity(state) if first is None else first]
-    new = state
+    spare = [] if spare is None else spare
+    stages = [velocity(state, _take(spare)) if first is None else first]
+    new = None
     for row in tableau.stages[1:]:
-        new = _combine(algebra, state, h, row, stages)
-        stages.append(velocity(new))
-    if not (tableau.first_same_as_last and len(stages) > 1):
-        new = _combine(algebra, state, h, tableau.weights, stages)
+        new = _combine(algebra, state, h, row, stages, new or _take(spare))
+        stages.append(velocity(new, _take(spare)))
+    if new is None or not tableau.first_same_as_last:
+        new = _combine(algebra, state, h, tableau.weights, stages, new or _take(spare))
     return new, stages
 
 
-def _combine(algebra, state, h, coefficients, stages):
-    entries = zip(algebra, state, zip(*stages, strict=True), strict=True)
-    return tuple(space.combine(base, h, coefficients, moves) for space, base, moves in entries)
+def _take(spare):
+    return spare.pop() if spare else None
+
+
+def _combine(algebra, state, h, coefficients, stages, out):
+    entries = zip(algebra, state, zip(*stages, strict=True), out or (None,) * len(state), strict=True)
+    return tuple(space.combine(base, h, coefficients, moves, target) for space, base, moves, target in entries)
 
 
 class StepLimitReached(Exception):
@@ -75,6 +82,7 @@ class FixedSteps:
         self.tableau, self.dt, self.max_steps = tableau, dt, max_steps
         self.accepted = self.rejected = 0
         self._first = None  # velocity at the current state, where the last step computed it
+        self._spare: list[tuple] = []
 
     def advance(self, velocity, algebra, state, start, end, on_step=None):
         """The state at `end` from that at `start`."""
@@ -85,10 +93,11 @@ class FixedSteps:
         for i in range(count):
             if self.accepted >= self.max_steps:
                 raise StepLimitReached
-            new, stages = step(self.tableau, velocity, algebra, state, h, self._first)
+            new, stages = step(self.tableau, velocity, algebra, state, h, self._first, self._spare)
             if not _is_finite(algebra, new):
                 raise StateLost(start + i * h, state)
-            self._first = stages[-1] if self.tableau.first_same_as_last else None
+            self._first = stages.pop() if self.tableau.first_same_as_last else None
+            self._spare += stages if i == 0 else [*stages, state]
             state = new
             self.accepted += 1
             if on_step:
@@ -111,13 +120,14 @@ class AdaptiveSteps:
         self._h: float | None = None
         self._previous = 1.0
         self._first = None  # velocity at the current state, where the last step computed it
+        self._spare: list[tuple] = []
 
     def advance(self, velocity, algebra, state, start, end, on_step=None):
         """The state at `end` from that at `start`."""
-        time, exponent = start, 1.0 / self.tableau.order
+        time, exponent, given = start, 1.0 / self.tableau.order, state
         while time < end:
             if self._first is None:
-                self._first = velocity(state)
+                self._first = velocity(state, _take(self._spare))
                 if not _is_finite(algebra, self._first):
                     raise StateLost(time, state)
             if self._h is None:
@@ -130,17 +140,19 @@ class AdaptiveSteps:
             h = left if cut else self._h
             if not cut and h <= max(1e-14 * time, 1e-300):
                 raise StateLost(time, state)
-            new, stages = step(self.tableau, velocity, algebra, state, h, self._first)
+            new, stages = step(self.tableau, velocity, algebra, state, h, self._first, self._spare)
             error = self._error(algebra, state, new, stages, h)
             if not (error <= 1.0 and _is_finite(algebra, new)):
                 self.rejected += 1
+                self._spare += [*stages[1:], new]
                 self._h = h * (max(0.2, 0.9 * error**-exponent) if 1.0 < error < math.inf else 0.2)
                 continue
             growth = 0.9 * max(error, 1e-10) ** (-0.7 * exponent) * self._previous ** (0.4 * exponent)
             proposed = h * min(5.0, max(0.2, growth))
             self._h = max(self._h, proposed) if cut else proposed
             self._previous = max(error, 1e-4)
-            self._first = stages[-1] if self.tableau.first_same_as_last else None
+            self._first = stages.pop() if self.tableau.first_same_as_last else None
+            self._spare += stages if state is given else [*stages, state]
             state, time = new, end if cut else time + h
             self.accepted += 1
             if on_step:

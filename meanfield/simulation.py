@@ -170,10 +170,10 @@ def _integrate(moving: DataField, start, times, schedule, record, keep, progress
 
     began, evaluations = clock.perf_counter(), 0
 
-    def velocity(state):
+    def velocity(state, out):
         nonlocal evaluations
         evaluations += 1
-        return moving.velocity(state)
+        return moving.velocity(state, out)
 
     state, now = moving.state(start), 0.0
     first = _snapshot(moving, state, now)

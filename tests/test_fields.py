@@ -84,23 +84,25 @@ def test_velocity_is_the_gradient_of_the_risk(name, alpha, engine):
 
 
 class Backwards(DataField):
-    def driven(self, cloud, predictions):
-        return -super().driven(cloud, predictions)
+    def driven(self, cloud, predictions, *room):
+        return -super().driven(cloud, predictions, *room)
 
 
 class Doubled(DataField):
-    def driven(self, cloud, predictions):
-        return 2 * super().driven(cloud, predictions)
+    def driven(self, cloud, predictions, *room):
+        return 2 * super().driven(cloud, predictions, *room)
 
 
 class WithoutScaling(DataField):
-    def driven(self, cloud, predictions):
-        return self.network.scaling.alpha * super().driven(cloud, predictions)
+    def driven(self, cloud, predictions, *room):
+        return self.network.scaling.alpha * super().driven(cloud, predictions, *room)
 
 
 class EqualWeights(DataField):
-    def driven(self, cloud, predictions):
-        return super().driven(cloud, self.problem.targets - (self.problem.targets - predictions) / self.problem.weights)
+    def driven(self, cloud, predictions, *room):
+        return super().driven(
+            cloud, self.problem.targets - (self.problem.targets - predictions) / self.problem.weights, *room
+        )
 
 
 @pytest.mark.parametrize("kind", [Backwards, Doubled, WithoutScaling, EqualWeights])

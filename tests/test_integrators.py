@@ -35,7 +35,7 @@ HOST = (host,)
 START = np.random.default_rng(1).standard_normal((16, 3))
 
 
-def attraction(state):
+def attraction(state, out=None):
     (particles,) = state
     return (-0.7 * particles - (particles - particles.mean(axis=0)),)
 
@@ -180,7 +180,7 @@ class Counted:
     def __init__(self, velocity):
         self.velocity, self.calls = velocity, 0
 
-    def __call__(self, state):
+    def __call__(self, state, out=None):
         self.calls += 1
         return self.velocity(state)
 
@@ -226,7 +226,7 @@ def adaptive(tableau, rtol=1e-6, atol=1e-9, max_steps=10_000):
     return AdaptiveSteps(tableau, rtol, atol, max_steps)
 
 
-def wave(state):
+def wave(state, out=None):
     """y1' = y2, y2' = -y1 and a clock: a rotation, exact at any time, whose size stays 1."""
     (y,) = state
     return (np.array([y[1], -y[0]]),)
@@ -291,7 +291,7 @@ def test_a_requested_time_does_not_shrink_the_steps_after_it(tableau):
 def test_steps_grow_and_shrink_with_the_flow(tableau):
     """A resonance of width 0.05 at t = 5: small steps across it, large ones before and after."""
 
-    def resonance(state):
+    def resonance(state, out=None):
         (y,) = state  # y = (t, what the resonance adds up to)
         return (np.array([1.0, 1.0 / (1.0 + ((y[0] - 5.0) / 0.05) ** 2)]),)
 
@@ -306,7 +306,7 @@ def test_steps_grow_and_shrink_with_the_flow(tableau):
 def test_a_step_across_a_jump_is_tried_again(tableau):
     """A velocity that turns round at t = 5: the steps that cross it are rejected, and cost s - 1 evaluations each."""
 
-    def turning(state):
+    def turning(state, out=None):
         (y,) = state  # y = (t, 5 - |t - 5|)
         return (np.array([1.0, 1.0 if y[0] < 5.0 else -1.0]),)
 
@@ -321,10 +321,10 @@ def test_a_step_across_a_jump_is_tried_again(tableau):
 def test_the_largest_error_of_the_entries_counts(tableau):
     """Of a state with several entries none is hidden by a larger one at rest, before or after it."""
 
-    def after(state):
+    def after(state, out=None):
         return (np.zeros(10_000), *wave(state[1:]))
 
-    def before(state):
+    def before(state, out=None):
         return (*wave(state[:1]), np.zeros(10_000))
 
     alone, rest = adaptive(tableau), np.ones(10_000)
@@ -337,7 +337,7 @@ def test_the_largest_error_of_the_entries_counts(tableau):
 
 
 def test_a_state_at_rest_stays():
-    ((y,),), _ = follow(adaptive(TABLEAUS["dopri5"]), lambda state: (0.0 * state[0],), (np.ones(3),), (1e3,))
+    ((y,),), _ = follow(adaptive(TABLEAUS["dopri5"]), lambda state, out: (0.0 * state[0],), (np.ones(3),), (1e3,))
     np.testing.assert_array_equal(y, 1.0)
 
 
@@ -401,7 +401,7 @@ def test_a_blow_up_in_finite_time_is_a_lost_state(tableau):
     """y' = y^2 from 1 is 1/(1 - t): the steps shrink towards t = 1, where the last good state is reported."""
     schedule = adaptive(tableau)
     with np.errstate(all="ignore"), pytest.raises((StateLost, StepLimitReached)) as caught:
-        schedule.advance(lambda state: (state[0] ** 2,), HOST, (np.ones(1),), 0.0, 2.0)
+        schedule.advance(lambda state, out: (state[0] ** 2,), HOST, (np.ones(1),), 0.0, 2.0)
     assert caught.type is StateLost
     assert abs(caught.value.time - 1.0) < 1e-4 and np.isfinite(caught.value.state[0]).all()
 
@@ -409,7 +409,7 @@ def test_a_blow_up_in_finite_time_is_a_lost_state(tableau):
 def test_a_flow_that_is_nan_from_the_start_is_lost_at_the_start():
     for schedule in (adaptive(TABLEAUS["dopri5"]), FixedSteps(TABLEAUS["euler"], 0.1, 100)):
         with pytest.raises(StateLost) as caught:
-            schedule.advance(lambda state: (state[0] * math.nan,), HOST, (np.ones(1),), 0.0, 1.0)
+            schedule.advance(lambda state, out: (state[0] * math.nan,), HOST, (np.ones(1),), 0.0, 1.0)
         assert caught.value.time == 0.0
         np.testing.assert_array_equal(caught.value.state[0], 1.0)
 

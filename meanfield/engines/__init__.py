@@ -36,20 +36,32 @@ class Engine(Protocol):
 
     def pack_inputs(self, inputs: np.ndarray, dtype: str) -> Any: ...
 
-    def predict(self, activation: Activation, cloud: Any, masses: Any, inputs: Any) -> np.ndarray:
+    def projections(self, cloud: Any, inputs: Any) -> Any:
+        """Room in which a prediction can leave the z_ik for the velocity at the same cloud; None if not worth it."""
+        ...
+
+    def predict(
+        self, activation: Activation, cloud: Any, masses: Any, inputs: Any, projections: Any = None
+    ) -> np.ndarray:
         """sum_i m_i a_i phi(z_ik), (n,). Atoms of mass zero cost nothing where whole blocks of them lie together."""
         ...
 
-    def vjp(self, activation: Activation, cloud: Any, inputs: Any, weights: np.ndarray, mobilities) -> Any:
-        """sum_k c_k grad_theta [a_i phi(z_ik)] with the mobilities on its (a, w) parts: a cloud of velocities."""
+    def vjp(
+        self, activation: Activation, cloud: Any, inputs: Any, weights: np.ndarray, mobilities, projections: Any = None,
+        out: Any = None,
+    ) -> Any:  # fmt: skip
+        """sum_k c_k grad_theta [a_i phi(z_ik)] with the mobilities on its (a, w) parts: a cloud of velocities.
+
+        `projections`, which are used up, are those that `predict` left for this cloud and these inputs.
+        """
         ...
 
     def jvp(self, activation: Activation, cloud: Any, velocity: Any, masses: Any, inputs: Any) -> np.ndarray:
         """sum_i m_i <grad_theta [a_i phi(z_ik)], v_i>, (n,)."""
         ...
 
-    def combine(self, base: Any, step: float, coefficients, stages) -> Any:
-        """base + step sum_j c_j stage_j."""
+    def combine(self, base: Any, step: float, coefficients, stages, out: Any = None) -> Any:
+        """base + step sum_j c_j stage_j, in `out` if that is given."""
         ...
 
     def error_norm(

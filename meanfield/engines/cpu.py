@@ -1,30 +1,33 @@
 """The CPU engine: Numba loops over tiles of particles, vectorised by LLVM, parallel over tiles.
 
-Layout: particles lie in tiles of `LANES`, a cloud is (tiles, 1 + d, LANES), so that the innermost loop runs over
-particles side by side in memory; the last tile is padded with atoms of mass zero. z = w . x is recomputed where it
-is needed and the (N, n) array never exists. Sums over particles are taken within a tile, then over the tiles of a
-group in order, then over groups in order: the bits do not depend on the number of threads.
+Layout: a cloud is (1 + d, N), one row per parameter. A tile is a run of `lanes` particles, 1 KB of a row, copied to
+aligned scratch memory, padded with zeros at the end of the cloud. Within a tile three steps alternate over blocks of
+inputs: Z = X W (a small matrix product), the formula on every entry of Z, and for the velocity X' G, the same
+product again. The (N, n) array never exists, unless it is small beside the cloud and the inputs (`projections`).
+
+Sums over particles are taken within a tile, then over the tiles of a group in order, then over groups in order: the
+bits do not depend on the number of threads.
 """
 
 import os
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
+import numba
 import numpy as np
-from numba import get_num_threads, njit, prange
+from numba import get_num_threads, types
 from numba.core.errors import NumbaError
 from numba.np.ufunc import threading_layer
 
-from .. import interactions
 from ..activations import linear
 from ..errors import InputError
-from . import host
-from .cpu_vocabulary import EXACT  # which attaches the compiled vocabulary
-from .host import combine, is_finite
+from . import cpu_cache, cpu_loops, host
+from .cpu_loops import LANES, STAGES, in_parallel, in_turn
+from .cpu_single import in_own_type
 
 __all__ = [
-    "NAME", "combine", "error_norm", "is_finite", "jvp", "pack", "pack_inputs", "pack_masses", "predict", "unpack",
-    "vjp",
+    "NAME", "combine", "error_norm", "is_finite", "jvp", "pack", "pack_inputs", "pack_masses", "predict",
+    "projections", "unpack", "vjp",
 ]  # fmt: skip
 
 # Waiting threads sleep rather than spin. OpenMP reads this once, before the first parallel loop. Of two quick jobs side
@@ -33,97 +36,153 @@ __all__ = [
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 NAME = "cpu"
-LANES = 64  # eight AVX-512 vectors of float64: long enough to hide latencies, short enough for the first-level cache
 _MOST_GROUPS = 256  # partial sums kept: (groups, n)
+_SMALL = 2**20  # multiplications below which waking a second thread costs more than it saves
 
-# Sums may be reassociated into vector lanes; NaN and infinity must survive, or a diverged run would go unseen.
-_DRIVER: Any = {
-    "parallel": True,
-    "fastmath": {"reassoc", "contract", "nsz", "arcp"},
-    "error_model": "numpy",
-    "nogil": True,
-}
+
+class Inputs(NamedTuple):
+    """Inputs and their transpose, each with rows of zeros up to a multiple of 4; how many were given."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+    number: int
 
 
 def pack(particles, dtype):
-    n_particles, width = particles.shape
-    tiles = -(-n_particles // LANES)
-    padded = np.zeros((tiles * LANES, width), dtype=dtype)
-    padded[:n_particles] = particles
-    return np.ascontiguousarray(padded.reshape(tiles, LANES, width).transpose(0, 2, 1))
+    return np.array(particles.T, dtype=dtype, order="C")
 
 
 def unpack(cloud, n_particles):
-    tiles, width, lanes = cloud.shape
-    return cloud.transpose(0, 2, 1).reshape(tiles * lanes, width)[:n_particles].astype(np.float64)
+    return np.array(cloud.T[:n_particles], dtype=np.float64, order="C")
 
 
 def pack_masses(masses, dtype):
-    return np.ascontiguousarray(pack(masses[:, None], dtype)[:, 0])
+    return np.array(masses, dtype=dtype)
 
 
 def pack_inputs(inputs, dtype):
-    return np.array(inputs, dtype=dtype, order="C")
+    n, dim = inputs.shape
+    rows, columns = np.zeros((-(-n // 4) * 4, dim), dtype), np.zeros((-(-dim // 4) * 4, -(-n // 4) * 4), dtype)
+    rows[:n] = inputs
+    columns[:dim, :n] = inputs.T
+    return Inputs(rows, columns, n)
 
 
-def error_norm(step, coefficients, stages, before, after, rtol, atol, n_particles):
-    """As `host.error_norm`, without the padding of the last tile, which may move where phi(0) is not 0."""
-    last = slice(n_particles - (len(before) - 1) * LANES)
-    total, size = 0.0, 0
-    for part in ((slice(-1),), (slice(-1, None), slice(None), last)):
-        moves = [stage[part] for stage in stages]
-        some, entries = host.error_norm(step, coefficients, moves, before[part], after[part], rtol, atol)
-        total, size = total + some, size + entries
-    return total, size
+def projections(cloud, inputs):
+    """Room for z = w . x from a prediction to the velocity after it, or None where z is better computed twice.
+
+    Kept where n N is at most 2 (N + n) (1 + d), so that memory stays of the order of the particles and the data;
+    d is large there, and a third of the arithmetic is saved.
+    """
+    width, n_particles = cloud.shape
+    if inputs.number * n_particles > 2 * (n_particles + inputs.number) * width:
+        return None
+    lanes = LANES[cloud.dtype.name]
+    return cpu_loops.aligned((-(-n_particles // lanes), len(inputs.rows), lanes), cloud.dtype)
 
 
-def predict(activation, cloud, masses, inputs):
+def predict(activation, cloud, masses, inputs, projections=None):
     partial = _partial_sums(cloud, inputs)
-    _driver("predict", activation, cloud.dtype)(cloud, masses, inputs, partial)
+    work = inputs.rows.size * cloud.shape[1]
+    _run("predict", activation, len(partial), work, cloud, masses, inputs.rows, _kept(projections, cloud), partial)
     return partial.sum(axis=0)
 
 
 def jvp(activation, cloud, velocity, masses, inputs):
     partial = _partial_sums(cloud, inputs)
-    _driver("jvp", activation, cloud.dtype)(cloud, velocity, masses, inputs, partial)
+    work = inputs.rows.size * cloud.shape[1]
+    _run("jvp", activation, len(partial), work, cloud, velocity, masses, inputs.rows, partial)
     return partial.sum(axis=0)
 
 
-def vjp(activation, cloud, inputs, weights, mobilities):
-    velocity = np.empty_like(cloud)
-    weights = weights.astype(cloud.dtype)
+def vjp(activation, cloud, inputs, weights, mobilities, projections=None, out=None):
+    padded = np.zeros(len(inputs.rows), cloud.dtype)
+    padded[: inputs.number] = weights
     xi_a, xi_w = (cloud.dtype.type(xi) for xi in mobilities)
-    _driver("vjp", activation, cloud.dtype)(cloud, inputs, weights, xi_a, xi_w, velocity)
-    return velocity
+    out = np.empty_like(cloud) if out is None else out
+    kept = _kept(projections, cloud)
+    work = inputs.rows.size * cloud.shape[1]
+    _run("vjp", activation, _tiles(cloud), work, cloud, inputs.rows, inputs.columns, padded, xi_a, xi_w, kept, out)
+    return out
+
+
+def combine(base, step, coefficients, stages, out=None):
+    """As `host.combine`, in one pass; `out` may be one of the arrays read."""
+    out = np.empty_like(base) if out is None else out
+    target, start = out.reshape(-1), base.reshape(-1)
+    for weights, some in _by_sevens(step, coefficients, stages, start):
+        _run("combine", None, cpu_loops.chunks(base.size), base.size, target, start, *some, weights)
+        start = target
+    return out
+
+
+def error_norm(step, coefficients, stages, before, after, rtol, atol, n_particles=None):
+    """As `host.error_norm`, in one pass."""
+    real, first = before.dtype.type, before.reshape(-1)
+    (weights, some), *more = _by_sevens(step, coefficients, stages, first)
+    if more:
+        return host.error_norm(step, coefficients, stages, before, after, rtol, atol)
+    partial = np.empty(cpu_loops.chunks(before.size))
+    arguments = first, after.reshape(-1), *some, weights, real(rtol), real(atol), partial
+    _run("error_norm", None, len(partial), before.size, *arguments)
+    return float(partial.sum()), before.size
+
+
+def _by_sevens(step, coefficients, stages, absent):
+    """Coefficients that are not zero, times the step, and their stages, in groups filled up to seven."""
+    moves = [(step * c, stage.reshape(-1)) for c, stage in zip(coefficients, stages, strict=False) if c != 0.0]
+    for first in range(0, len(moves) or 1, STAGES):
+        some = moves[first : first + STAGES]
+        some += [(0.0, absent)] * (STAGES - len(some))
+        weights, arrays = zip(*some, strict=True)
+        yield np.array(weights, absent.dtype), arrays
+
+
+def is_finite(cloud):
+    partial = np.empty(cpu_loops.chunks(cloud.size), bool)
+    _run("is_finite", None, len(partial), cloud.size, cloud.reshape(-1), partial)
+    return bool(partial.all())
 
 
 def doctor() -> dict[str, str]:
-    """Threads and threading layer in use; runs a driver to find out."""
-    tile = pack(np.zeros((1, 2)), "float64")
-    predict(linear, tile, tile[:, 0], np.zeros((1, 1)))
-    return {"threads": str(get_num_threads()), "threading layer": threading_layer(), "lanes": str(LANES)}
+    """Threads and threading layer in use, which takes a parallel loop to find out; where machine code is kept."""
+    cloud = pack(np.zeros((1, 2)), "float64")
+    predict(linear, cloud, cloud[0], pack_inputs(np.zeros((1, 1)), "float64"))
+    return {
+        "threads": str(get_num_threads()),
+        "threading layer": threading_layer(),
+        "machine code": str(cpu_cache.folder()),
+    }
+
+
+def _tiles(cloud):
+    return -(-cloud.shape[1] // LANES[cloud.dtype.name])
 
 
 def _partial_sums(cloud, inputs):
-    return np.zeros((min(len(cloud), _MOST_GROUPS), len(inputs)))
+    return np.zeros((min(_tiles(cloud), _MOST_GROUPS), inputs.number))
 
 
-def _driver(operation, activation, dtype):
-    return _compiled(operation, activation.formula, activation.name, np.dtype(dtype).name)
+def _kept(projections, cloud):
+    return np.empty((0, 0, 0), cloud.dtype) if projections is None else projections
+
+
+def _run(operation, activation, count, work, *arguments):
+    """Do an operation for i < count in parallel; on one thread where there are few multiplications to do."""
+    address = _compiled(operation, activation, arguments[0].dtype)
+    loop = in_parallel if work >= _SMALL and count > 1 else in_turn
+    loop(count, address, arguments)
 
 
 @cache
-def _compiled(operation, formula, name, dtype) -> Any:
-    """The driver of an operation for a formula, compiled now so that a formula Numba rejects is named."""
-    build, particle_arrays = _DRIVERS[operation]
-    cloud, inputs = np.zeros((1, 2, LANES), dtype), np.zeros((1, 1), dtype)
+def _compiled(operation, activation, dtype) -> int:
+    """Address of the machine code of an operation for an activation."""
+    build = getattr(cpu_loops, f"build_{operation}")
+    name, formula = ("", None) if activation is None else (activation.name, activation.formula)
     try:
-        driver: Any = build(njit(**EXACT)(formula))
-        if operation == "vjp":
-            one = cloud.dtype.type(1)
-            driver(cloud, inputs, np.zeros(1, dtype), one, one, cloud.copy())
-        else:
-            driver(*(cloud for _ in range(particle_arrays)), cloud[:, 0].copy(), inputs, np.zeros((1, 1)))
+        kernel = build() if formula is None else build(in_own_type(formula), dtype.name)
+        cpu_cache.attach(kernel, operation, dtype.name, "" if formula is None else cpu_cache.digest(formula))
+        kernel.compile((types.intp, *_types(operation, numba.from_dtype(dtype))))
     except (NumbaError, TypeError, AttributeError) as problem:
         lines = [line for line in str(problem).splitlines() if line.strip()]
         reason = next((line for line in lines if not line.startswith("Failed in")), "no reason given")
@@ -131,102 +190,25 @@ def _compiled(operation, formula, name, dtype) -> Any:
             f"activation {name!r} does not compile for engine 'cpu' ({reason}); needed: branch-free arithmetic over "
             "meanfield.vocabulary that returns (value, slope). Engine 'reference' runs any NumPy function."
         ) from problem
-    return driver
+    _kernels.append(kernel)
+    (result,) = kernel.overloads.values()
+    return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
 
 
-@njit(**EXACT)
-def _project(tile, x, z):
-    """z_l = w_l . x for the particles of a tile; rows 1, 2, ... of the tile are w."""
-    for lane in range(LANES):
-        z[lane] = tile[1, lane] * x[0]
-    for j in range(1, x.size):
-        for lane in range(LANES):
-            z[lane] += tile[1 + j, lane] * x[j]
+def _types(operation, real):
+    """Types of an operation's arguments: C-ordered arrays of this dtype, partial sums in float64."""
+    row, cloud, kept = (types.Array(real, dimensions, "C") for dimensions in (1, 2, 3))
+    sums, line, flags = types.float64[:, ::1], types.float64[::1], types.boolean[::1]
+    return {
+        "predict": (cloud, row, cloud, kept, sums),
+        "jvp": (cloud, cloud, row, cloud, sums),
+        "vjp": (cloud, cloud, cloud, row, real, real, kept, cloud),
+        "combine": (row,) * (3 + STAGES),
+        "error_norm": (*(row,) * (3 + STAGES), real, real, line),
+        "is_finite": (row, flags),
+    }[operation]
 
 
-@njit(**EXACT)
-def _occupied(mass):
-    for lane in range(LANES):
-        if mass[lane] != 0.0:
-            return True
-    return False
-
-
-def _build_predict(phi):
-    unit = njit(**EXACT)(interactions.unit(phi))
-
-    @njit(**_DRIVER)
-    def drive(cloud, masses, inputs, partial):
-        groups, tiles = partial.shape[0], cloud.shape[0]
-        for group in prange(groups):
-            z = np.empty(LANES, cloud.dtype)
-            for t in range(group * tiles // groups, (group + 1) * tiles // groups):
-                tile, mass = cloud[t], masses[t]
-                if not _occupied(mass):
-                    continue
-                for k in range(inputs.shape[0]):
-                    _project(tile, inputs[k], z)
-                    total = 0.0
-                    for lane in range(LANES):
-                        total += mass[lane] * unit(tile[0, lane], z[lane])
-                    partial[group, k] += total
-
-    return drive
-
-
-def _build_jvp(phi):
-    motion = njit(**EXACT)(interactions.unit_motion(phi))
-
-    @njit(**_DRIVER)
-    def drive(cloud, velocity, masses, inputs, partial):
-        groups, tiles = partial.shape[0], cloud.shape[0]
-        for group in prange(groups):
-            z, dz = np.empty(LANES, cloud.dtype), np.empty(LANES, cloud.dtype)
-            for t in range(group * tiles // groups, (group + 1) * tiles // groups):
-                tile, moved, mass = cloud[t], velocity[t], masses[t]
-                if not _occupied(mass):
-                    continue
-                for k in range(inputs.shape[0]):
-                    _project(tile, inputs[k], z)
-                    _project(moved, inputs[k], dz)
-                    total = 0.0
-                    for lane in range(LANES):
-                        total += mass[lane] * motion(tile[0, lane], z[lane], moved[0, lane], dz[lane])
-                    partial[group, k] += total
-
-    return drive
-
-
-def _build_vjp(phi):
-    gradient = njit(**EXACT)(interactions.unit_gradient(phi))
-
-    @njit(**_DRIVER)
-    def drive(cloud, inputs, weights, xi_a, xi_w, velocity):
-        dim = inputs.shape[1]
-        for t in prange(cloud.shape[0]):
-            z, pull = np.empty(LANES, cloud.dtype), np.empty(LANES, cloud.dtype)
-            tile, sums = cloud[t], velocity[t]
-            for j in range(1 + dim):
-                for lane in range(LANES):
-                    sums[j, lane] = 0.0
-            for k in range(inputs.shape[0]):
-                x, weight = inputs[k], weights[k]
-                _project(tile, x, z)
-                for lane in range(LANES):
-                    in_a, in_z = gradient(tile[0, lane], z[lane])
-                    sums[0, lane] += weight * in_a
-                    pull[lane] = weight * in_z
-                for j in range(dim):
-                    for lane in range(LANES):
-                        sums[1 + j, lane] += pull[lane] * x[j]
-            for lane in range(LANES):
-                sums[0, lane] *= xi_a
-            for j in range(1, 1 + dim):
-                for lane in range(LANES):
-                    sums[j, lane] *= xi_w
-
-    return drive
-
-
-# Operation: how its driver is built, and how many clouds it reads.
-_DRIVERS = {"predict": (_build_predict, 1), "jvp": (_build_jvp, 2), "vjp": (_build_vjp, 1)}
+_kernels: list[Any] = []  # keeps the machine code alive whose addresses are out
+cpu_cache.attach(in_parallel, "in parallel")
+cpu_cache.attach(in_turn, "in turn")

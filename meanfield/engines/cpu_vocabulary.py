@@ -1,8 +1,9 @@
 """The CPU engine's bodies for the names of `vocabulary`: branch-free, so that LLVM runs them on vectors.
 
 Numba from PyPI calls libm one element at a time for exp, tanh and erf, which costs five to ten times as much.
-These are correct to a few units in the last place, propagate NaN and are right at +-infinity. No reassociation
-is allowed inside them: it would undo the compensated steps.
+These are correct to a few units in the last place in float64 and in float32, each computed in its own type; they
+are monotone, propagate NaN and are right at +-infinity. No reassociation is allowed inside them: it would undo the
+compensated steps.
 """
 
 import math
@@ -13,88 +14,98 @@ from numba import njit, types
 from numba.extending import overload
 
 from .. import vocabulary
-from .coefficients import ERF_QUOTIENT, ERFC_SCALED, EXPM1_REST, LOG_QUOTIENT
+from . import coefficients as fits
+from .cpu_bits import binades, copysign, exponential, polynomial
+from .cpu_single import EXACT, SINGLE, plain, single
 
-EXACT: Any = {"forceinline": True, "fastmath": {"contract"}, "error_model": "numpy"}
-_inline = njit(**EXACT)
+_inline: Any = njit(**EXACT)
 
-_LOG2_HIGH, _LOG2_LOW = 0.6931471803691238, 1.9082149292705877e-10  # of log 2; the high part has 32 bits
-_INV_LOG2 = 1.4426950408889634
+# log 2, its high part short enough that its product with an exponent is exact
+_LOG2 = {"float64": (0.6931471803691238, 1.9082149292705877e-10), "float32": (0.693359375, -2.12194440e-4)}
 
 
-def _polynomial(coefficients):
-    """A compiled polynomial; LLVM unrolls the loop and folds the coefficients into the code."""
-    descending = coefficients[::-1]
-    degree = len(coefficients) - 1
+def _make_exp(dtype):
+    wide = dtype == "float64"
+    high, low = _LOG2[dtype]
+    per_step = 1 / (high + low)
+    least, most = (-746.0, 710.0) if wide else (-104.0, 89.0)
+    rest = polynomial(fits.EXPM1_REST if wide else fits.SINGLE_EXPM1_REST)
 
     @_inline
-    def value(x):
-        total = descending[0] * x + descending[1]
-        for i in range(2, degree + 1):
-            total = total * x + descending[i]
-        return total
+    def grown(x):
+        """e^x as two factors, the second a power of two."""
+        n, power = exponential(x * per_step)
+        r = (x - n * high) - n * low
+        return 1.0 + (r + r * r * rest(r)), power
 
-    return value
+    @_inline
+    def exp(x):
+        # NaN fails both comparisons and stays.
+        x = least if x < least else x
+        fraction, power = grown(0.5 * (most if x > most else x))
+        root = fraction * power
+        # The square of e^(x/2), which neither overflows nor vanishes before e^x does.
+        return root * root
 
-
-_expm1_rest = _polynomial(EXPM1_REST)
-_log_quotient = _polynomial(LOG_QUOTIENT)
-_erf_quotient = _polynomial(ERF_QUOTIENT)
-_erfc_scaled = _polynomial(ERFC_SCALED)
-
-
-@_inline
-def _power_of_two(n):
-    return np.int64((np.int64(n) + 1023) << 52).view(np.float64)
+    return grown, exp
 
 
-@_inline
-def _exp_parts(x):
-    """n and e^r - 1 with x = n log 2 + r, |r| <= log(2) / 2."""
-    n = np.floor(x * _INV_LOG2 + 0.5)
-    r = (x - n * _LOG2_HIGH) - n * _LOG2_LOW
-    return n, r + r * r * _expm1_rest(r)
+def _make_tanh(grown, dtype):
+    wide = dtype == "float64"
+    most = 20.0 if wide else 10.0
+    rest = polynomial(fits.TANH_REST if wide else fits.SINGLE_TANH_REST)
+
+    @_inline
+    def tanh(x):
+        y = abs(x)
+        square = x * x
+        # Each side is a sum with one large exact term, so that rounding keeps it monotone.
+        near = y + y * (square * rest(square))
+        fraction, power = grown(2.0 * (most if y > most else y))
+        far = 1.0 - 2.0 / (1.0 + fraction * power)
+        return copysign(near if y < 0.45 else far, x)
+
+    return tanh
 
 
-@_inline
-def _exp(x):
-    n, tail = _exp_parts(min(max(x, -746.0), 710.0))
-    # 2^n in two factors: neither overflows before the product does, nor vanishes before it.
-    half = np.floor(0.5 * n)
-    return (1.0 + tail) * _power_of_two(half) * _power_of_two(n - half)
+def _make_erf(exp, dtype):
+    wide = dtype == "float64"
+    most = 5.95 if wide else 4.0
+    excess = polynomial(fits.ERF_EXCESS if wide else fits.SINGLE_ERF_EXCESS)
+    scaled = polynomial(fits.ERFC_FOLDED if wide else fits.SINGLE_ERFC_SHIFTED)
+
+    @_inline
+    def erf(x):
+        y = abs(x)
+        near = y + y * excess(x * x)
+        y = most if y > most else y
+        # e^(-x^2) and not e^(-y^2): a formula that needs it for the slope shares it.
+        far = 1.0 - exp(-x * x) * scaled((y - 3.0) / (y + 3.0) if wide else y - 2.5)
+        return copysign(near if y < 0.9 else far, x)
+
+    return erf
 
 
-@_inline
-def _tanh(x):
-    # (e^2y - 1) / (e^2y + 1), its numerator without cancellation near 0; tanh rounds to 1 beyond 19.1.
-    n, tail = _exp_parts(2.0 * min(abs(x), 20.0))
-    scale = _power_of_two(n)
-    grown = tail * scale + (scale - 1.0)
-    return math.copysign(grown / (grown + 2.0), x)
+def _make_log1p(dtype):
+    log2 = sum(_LOG2[dtype])
+    wide = dtype == "float64"
+    rest = polynomial(fits.LOG_REST if wide else fits.SINGLE_LOG1P_REST)
 
+    @_inline
+    def log1p(x):
+        # 1 + x = 2^k (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)): f from x itself has not lost what 1 + x rounds off.
+        k, scaled, twice_scale = binades(1.0 + x, x)
+        f = scaled + (0.5 * twice_scale - 1.0)
+        if wide:
+            # log(1 + f) = log((1 + s) / (1 - s)) = 2s + s^3 rest(s^2), and 2s = f - s f with f free of rounding.
+            s = f / (2.0 + f)
+            value = k * log2 + (f - s * (f - s * s * rest(s * s)))
+        else:
+            value = k * log2 + (f + f * f * rest(f))
+        value = value if x < math.inf else x
+        return value if x > -1.0 else (-math.inf if x == -1.0 else math.nan)
 
-@_inline
-def _erf(x):
-    y = min(abs(x), 6.2)
-    near = y * _erf_quotient(y * y)
-    # e^(-x^2) and not e^(-y^2): a formula that needs it for the slope shares it.
-    far = 1.0 - _exp(-x * x) * _erfc_scaled((y - 3.0) / (y + 3.0))
-    return math.copysign(near if y < 1.0 else far, x)
-
-
-@_inline
-def _log1p(x):
-    u = 1.0 + x
-    bits = np.float64(u).view(np.int64) - 0x3FE6A09E667F3BCD  # above sqrt(1/2)
-    exponent = bits >> 52
-    mantissa = np.int64((bits & 0xFFFFFFFFFFFFF) + 0x3FE6A09E667F3BCD).view(np.float64)  # in [sqrt(1/2), sqrt(2))
-    s = (mantissa - 1.0) / (mantissa + 1.0)
-    # (x - (u - 1)) / u is what rounding 1 + x has lost.
-    low = exponent * _LOG2_LOW + (x - (u - 1.0)) / u
-    value = exponent * _LOG2_HIGH + (s * _log_quotient(s * s) + low)
-    value = math.inf if x == math.inf else value
-    value = -math.inf if x == -1.0 else value
-    return math.nan if not x >= -1.0 else value
+    return log1p
 
 
 @_inline
@@ -112,27 +123,43 @@ def _where(condition, yes, no):
     return yes if condition else no
 
 
-def _in_float64(body):
-    """The body, computed in float64 and returned in the argument's own type."""
-    wide = lambda z: body(np.float64(z))  # noqa: E731  (a fresh function object for each overload)
-    narrow = lambda z: np.float32(body(np.float64(z)))  # noqa: E731
+def _attach(function, wide, narrow):
+    """The bodies of a vocabulary function: `wide` at float64, `narrow` at SINGLE, which serves float32 as well."""
 
+    @overload(function, jit_options=EXACT)
     def choose(z):
-        return narrow if z == types.float32 else wide if isinstance(z, types.Float | types.Integer) else None
+        if z == SINGLE:
+            return lambda z: narrow(z)
+        if z == types.float32:
+            return lambda z: plain(narrow(single(z)), z)
+        return (lambda z: wide(z * 1.0)) if isinstance(z, types.Float | types.Integer) else None
 
-    return choose
+
+def _attach_native(function, native):
+    @overload(function, jit_options=EXACT)
+    def choose(z):
+        if z == SINGLE:
+            return lambda z: single(native(plain(z, z)))
+        return (lambda z: native(z)) if isinstance(z, types.Float | types.Integer) else None
 
 
-_sqrt = _inline(lambda z: math.sqrt(z))
-_sin = _inline(lambda z: math.sin(z))
-_cos = _inline(lambda z: math.cos(z))
-_absolute = _inline(lambda z: abs(z))
+def _attach_numpy(function, numpy_function):
+    """NumPy's own name for a vocabulary function, at SINGLE: for formulas that do not import the vocabulary."""
 
-for _name, _body in {
-    "exp": _exp, "log1p": _log1p, "tanh": _tanh, "erf": _erf, "sqrt": _sqrt, "sin": _sin, "cos": _cos,
-    "absolute": _absolute,
-}.items():  # fmt: skip
-    overload(getattr(vocabulary, _name), jit_options=EXACT)(_in_float64(_body))
+    @overload(numpy_function, jit_options=EXACT)
+    def choose(*arguments):
+        return (lambda *arguments: function(*arguments)) if SINGLE in arguments else None
+
+
+(_grown, _exp), (_single_grown, _single_exp) = _make_exp("float64"), _make_exp("float32")
+_attach(vocabulary.exp, _exp, _single_exp)
+_attach(vocabulary.tanh, _make_tanh(_grown, "float64"), _make_tanh(_single_grown, "float32"))
+_attach(vocabulary.erf, _make_erf(_exp, "float64"), _make_erf(_single_exp, "float32"))
+_attach(vocabulary.log1p, _make_log1p("float64"), _make_log1p("float32"))
+for _name, _native in {"sqrt": math.sqrt, "sin": math.sin, "cos": math.cos, "absolute": abs}.items():
+    _attach_native(getattr(vocabulary, _name), _native)
+for _name in ("exp", "tanh", "log1p", "sqrt", "sin", "cos", "absolute", "maximum", "minimum", "where"):
+    _attach_numpy(getattr(vocabulary, _name), getattr(np, _name))
 
 
 @overload(vocabulary.maximum, jit_options=EXACT)

@@ -3,9 +3,10 @@
 import numpy as np
 
 
-def combine(base, step, coefficients, stages):
-    """base + step sum_j c_j stage_j, skipping zeros of the tableau; dtype of `base`."""
-    result = base.copy()
+def combine(base, step, coefficients, stages, out=None):
+    """base + step sum_j c_j stage_j, skipping zeros of the tableau; dtype of `base`. In `out`, if that is given."""
+    result = np.empty_like(base) if out is None else out
+    result[...] = base
     scratch = np.empty_like(base)
     for coefficient, stage in zip(coefficients, stages, strict=False):
         if coefficient != 0.0:

@@ -6,8 +6,8 @@ from .. import interactions
 from .host import combine, error_norm, is_finite
 
 __all__ = [
-    "NAME", "combine", "error_norm", "is_finite", "jvp", "pack", "pack_inputs", "pack_masses", "predict", "unpack",
-    "vjp",
+    "NAME", "combine", "error_norm", "is_finite", "jvp", "pack", "pack_inputs", "pack_masses", "predict",
+    "projections", "unpack", "vjp",
 ]  # fmt: skip
 
 NAME = "reference"
@@ -30,7 +30,11 @@ def pack_inputs(inputs, dtype):
     return np.array(inputs, dtype=dtype)
 
 
-def predict(activation, cloud, masses, inputs):
+def projections(cloud, inputs):
+    """None: they are computed again where they are needed."""
+
+
+def predict(activation, cloud, masses, inputs, projections=None):
     formula = interactions.unit(activation.formula)
     total = np.zeros(len(inputs))
     for rows in _blocks(cloud, inputs):
@@ -39,10 +43,10 @@ def predict(activation, cloud, masses, inputs):
     return total
 
 
-def vjp(activation, cloud, inputs, weights, mobilities):
+def vjp(activation, cloud, inputs, weights, mobilities, projections=None, out=None):
     formula = interactions.unit_gradient(activation.formula)
     weights = weights.astype(cloud.dtype)
-    velocity = np.empty_like(cloud)
+    velocity = np.empty_like(cloud) if out is None else out
     for rows in _blocks(cloud, inputs):
         a, w = cloud[rows, :1], cloud[rows, 1:]
         in_a, in_z = formula(a, w @ inputs.T)

@@ -1,0 +1,103 @@
+"""The engine as a contender: each operation of `cases.KINDS` through the package's own functions.
+
+An operation maps (case, engine) to (call, probe): `call` is timed, and `probe` takes from its result what
+`cases.expected` has; None where nothing is compared.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from .. import tangent
+from ..fields import DataField
+from ..network import Network
+from ..problems import Problem
+from ..simulation import simulate
+from .cases import Case, data, probed
+
+STEPS = 2000  # of `simulate_step`
+
+
+def velocity(case: Case, engine: str):
+    field, state = _start(case, engine)
+    rows = probed(case.N)
+    return lambda: field.velocity(state), lambda result: field.particles(result)[rows]
+
+
+def jvp(case: Case, engine: str):
+    field, state = _start(case, engine)
+    moved = field.velocity(state)[0]
+    return lambda: field.motion(state[0], moved), None
+
+
+def tangent_kernel(case: Case, engine: str):
+    particles, inputs, _ = data(case)
+    rows = probed(case.n)
+    network = Network(case.activation)
+    return lambda: tangent.kernel(network, particles, inputs), lambda result: result[np.ix_(rows, rows)]
+
+
+def simulate_step(case: Case, engine: str):
+    """A whole run of `STEPS` Euler steps; `UNITS` says how many operations that is."""
+    particles, inputs, targets = data(case)
+    problem, network = Problem(inputs, targets), Network(case.activation)
+
+    def call():
+        return simulate(
+            network, problem, particles, [1.0], scheme="euler", dt=1.0 / STEPS, engine=engine, dtype=case.dtype
+        )
+
+    return call, None
+
+
+OPERATIONS = {"velocity": velocity, "jvp": jvp, "tangent_kernel": tangent_kernel, "simulate_step": simulate_step}
+UNITS = {"simulate_step": STEPS}  # operations in one call, where it is not one
+
+
+def peak_growth(case: Case, engine: str) -> float:
+    """By how much two velocity evaluations raise the peak of the resident memory, over the bytes of the state.
+
+    Counted from what is resident once state and inputs are there and a tiny case has compiled the code; the velocity
+    that is returned counts 1. Call it in a process that has held nothing larger, or the peak may be an old one.
+    """
+    tiny = Case(case.kind, 2, 2, case.d, case.dtype, case.activation)
+    field, state = _start(tiny, engine)
+    field.velocity(state)
+    field, state = _start(case, engine)
+    before = _forget_peak()
+    for _ in range(2):
+        field.velocity(state)
+    size = case.N * (1 + case.d) * np.dtype(case.dtype).itemsize
+    return max(0.0, _peak() - before) / size
+
+
+def _start(case, engine):
+    particles, inputs, targets = data(case)
+    field = DataField(Network(case.activation), Problem(inputs, targets), particles, engine=engine, dtype=case.dtype)
+    return field, field.state(particles)
+
+
+def _forget_peak() -> float:
+    """Resident bytes now; the peak starts again from here where the system allows (Linux)."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+        return _status("VmRSS")
+    except (OSError, StopIteration):
+        return _peak()
+
+
+def _peak() -> float:
+    """Peak of the resident memory, in bytes."""
+    try:
+        return _status("VmHWM")
+    except (OSError, StopIteration):
+        import resource  # Unix only
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+def _status(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024.0 * float(next(line for line in lines if line.startswith(name)).split()[1])

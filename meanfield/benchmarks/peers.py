@@ -1,0 +1,310 @@
+"""What the engine is held against: the same mathematics in NumPy, PyTorch and JAX, as their users would write it.
+
+    f_k = (1/N) sum_i a_i phi(z_ik),  u = y - f,  z_ik = w_i . x_k
+    da_i/dt = (1/n) sum_k u_k phi(z_ik),   dw_i/dt = (a_i/n) sum_k u_k phi'(z_ik) x_k
+
+PyTorch and JAX are imported here and nowhere else, when their contender starts. A contender is a function that imports
+what it needs and returns its operations; an operation maps a case to (call, probe) as in `ours`. `matmul` (dtype, size)
+and `copy` (bytes) give calls for the peaks.
+"""
+
+import importlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import erf
+from threadpoolctl import ThreadpoolController
+
+from .cases import Case, cores, data, probed
+
+_TWO_OVER_SQRT_PI = 2.0 / np.sqrt(np.pi).item()
+_TILE_BYTES = 2**19  # of one (rows, n) array: a few of them stay in a second-level cache
+
+
+class TooLarge(MemoryError):
+    """A case whose arrays would not fit this machine's free memory."""
+
+
+def numpy() -> dict[str, Any]:
+    """Whole arrays, as one writes them first."""
+
+    def velocity(case: Case):
+        _needs(case, 3)
+        a, w, x, y = _arrays(case)
+        both = _NUMPY[case.activation]
+
+        def whole():
+            values, slopes = both(w @ x.T)
+            pull = (y - (a @ values) / case.N) / case.n
+            in_a = values @ pull
+            slopes *= pull
+            return in_a, a[:, None] * (slopes @ x)
+
+        return whole, lambda result: _probe(result, probed(case.N))
+
+    def tangent_kernel(case: Case):
+        a, w, x, _ = _arrays(case)
+        _needs(case, 4)
+        rows = probed(case.n)
+
+        def whole():
+            values, slopes = _NUMPY[case.activation](w @ x.T)
+            slopes *= a[:, None]
+            return (values.T @ values + (slopes.T @ slopes) * (x @ x.T)) / case.N
+
+        return whole, lambda result: result[np.ix_(rows, rows)]
+
+    def matmul(dtype, size):
+        left = np.ones((size, size), dtype)
+        out = np.empty_like(left)
+        return lambda: np.matmul(left, left, out=out)
+
+    def copy(size):
+        source = np.ones(size // 8)
+        target = np.empty_like(source)
+        pool, parts = ThreadPoolExecutor(cores()), np.array_split(np.arange(len(source)), cores())
+        spans = [slice(part[0], part[-1] + 1) for part in parts]
+        return lambda: list(pool.map(lambda span: np.copyto(target[span], source[span]), spans))
+
+    return {"velocity": velocity, "tangent_kernel": tangent_kernel, "matmul": matmul, "copy": copy}
+
+
+def numpy_tiled() -> dict[str, Any]:
+    """Tiles of particles that stay in cache, on a thread a core; phi is computed again for the velocity."""
+
+    def velocity(case: Case):
+        a, w, x, y = _arrays(case)
+        both = _NUMPY[case.activation]
+        controller, pool = ThreadpoolController(), ThreadPoolExecutor(cores())
+        size = max(8, _TILE_BYTES // (case.n * x.itemsize))
+        tiles = [slice(start, start + size) for start in range(0, case.N, size)]
+        transposed = np.ascontiguousarray(x.T)
+
+        def output(tile):
+            return a[tile] @ both(w[tile] @ transposed)[0]
+
+        def tiled():
+            in_a, in_w = np.empty_like(a), np.empty_like(w)
+            with controller.limit(limits=1):  # threads over the tiles, none within
+                pull = (y - sum(pool.map(output, tiles), np.zeros_like(y)) / case.N) / case.n
+
+                def move(tile):
+                    values, slopes = both(w[tile] @ transposed)
+                    in_a[tile] = values @ pull
+                    slopes *= pull
+                    in_w[tile] = a[tile, None] * (slopes @ x)
+
+                list(pool.map(move, tiles))
+            return in_a, in_w
+
+        return tiled, lambda result: _probe(result, probed(case.N))
+
+    return {"velocity": velocity}
+
+
+def _numpy_relu(z):
+    slopes = (z > 0).astype(z.dtype)
+    return np.maximum(z, 0, out=z), slopes
+
+
+def _numpy_tanh(z):
+    values = np.tanh(z, out=z)
+    slopes = values * values
+    return values, np.subtract(1, slopes, out=slopes)
+
+
+def _numpy_erf(z):
+    slopes = z * z
+    np.exp(np.negative(slopes, out=slopes), out=slopes)
+    slopes *= _TWO_OVER_SQRT_PI
+    return erf(z, out=z), slopes
+
+
+def _numpy_softplus(z):
+    small = np.abs(z)
+    np.exp(np.negative(small, out=small), out=small)
+    slopes = np.where(z > 0, 1, small) / (1 + small)
+    return np.maximum(z, 0, out=z) + np.log1p(small, out=small), slopes
+
+
+# (phi, phi') of z, which may be overwritten.
+_NUMPY = {"relu": _numpy_relu, "tanh": _numpy_tanh, "erf": _numpy_erf, "softplus": _numpy_softplus}
+
+
+def torch_autograd() -> dict[str, Any]:
+    """The velocity as N times minus the gradient of (1/2n) sum_k u_k^2, by autograd."""
+    torch: Any = importlib.import_module("torch")
+
+    def velocity(case: Case):
+        _needs(case, 6)
+        a, w, x, y = map(torch.from_numpy, _arrays(case))
+        a.requires_grad_()
+        w.requires_grad_()
+        phi = _torch_value(torch, case.activation)
+
+        def call():
+            residual = y - phi(x @ w.T) @ a / case.N
+            return torch.autograd.grad((-case.N / (2 * case.n)) * (residual @ residual), (a, w))
+
+        return call, lambda result: _probe(result, probed(case.N))
+
+    return {"velocity": velocity, "matmul": _torch_matmul(torch)}
+
+
+def torch_hand(compiled: bool = False) -> dict[str, Any]:
+    """The formula by hand, in place where it can be; `compiled`: through torch.compile with its defaults."""
+    torch: Any = importlib.import_module("torch")
+
+    def velocity(case: Case):
+        _needs(case, 4)
+        a, w, x, y = map(torch.from_numpy, _arrays(case))
+        both = _torch_both(torch, case.activation)
+        n, N = case.n, case.N
+
+        def by_hand(a, w, x, y):
+            values, slopes = both(w @ x.T)
+            pull = (y - (a @ values) / N) / n
+            return values @ pull, a[:, None] * (slopes.mul_(pull) @ x)
+
+        if compiled:
+            torch._dynamo.reset()  # every size is compiled for itself, whatever came before
+            by_hand = torch.compile(by_hand)
+
+        def call():
+            with torch.inference_mode(not compiled), torch.no_grad():
+                return by_hand(a, w, x, y)
+
+        return call, lambda result: _probe(result, probed(case.N))
+
+    return {"velocity": velocity, "matmul": _torch_matmul(torch)}
+
+
+def torch_compile() -> dict[str, Any]:
+    """`torch_hand` through torch.compile."""
+    return torch_hand(compiled=True)
+
+
+def _torch_value(torch, activation):
+    return {
+        "relu": torch.relu,
+        "tanh": torch.tanh,
+        "erf": torch.erf,
+        "softplus": torch.nn.functional.softplus,
+    }[activation]
+
+
+def _torch_both(torch, activation):
+    """(phi, phi') of z."""
+
+    def relu(z):
+        return torch.relu(z), (z > 0).to(z.dtype)
+
+    def tanh(z):
+        values = z.tanh_()
+        return values, (values * values).neg_().add_(1)
+
+    def erf(z):
+        return torch.erf(z), (z * z).neg_().exp_().mul_(_TWO_OVER_SQRT_PI)
+
+    def softplus(z):
+        return torch.nn.functional.softplus(z), torch.sigmoid(z)
+
+    return {"relu": relu, "tanh": tanh, "erf": erf, "softplus": softplus}[activation]
+
+
+def _torch_matmul(torch):
+    def matmul(dtype, size):
+        left = torch.ones((size, size), dtype=getattr(torch, dtype))
+        out = torch.empty_like(left)
+        return lambda: torch.mm(left, left, out=out)
+
+    return matmul
+
+
+def jax() -> dict[str, Any]:
+    """jit of value_and_grad, on the CPU whatever else there is; 64 bits where the case has them."""
+    jax: Any = importlib.import_module("jax")
+    jnp: Any = importlib.import_module("jax.numpy")
+    jax.config.update("jax_platforms", "cpu")
+    activations = {"relu": jax.nn.relu, "tanh": jnp.tanh, "erf": jax.lax.erf, "softplus": jax.nn.softplus}
+
+    def arrays(case):
+        jax.config.update("jax_enable_x64", case.dtype == "float64")
+        return [jnp.asarray(each) for each in _arrays(case)]
+
+    def velocity(case: Case):
+        _needs(case, 5)
+        a, w, x, y = arrays(case)
+        phi = activations[case.activation]
+
+        def loss(a, w, x, y):
+            residual = y - a @ phi(w @ x.T) / case.N
+            return (-case.N / (2 * case.n)) * (residual @ residual)
+
+        gradient = jax.jit(jax.value_and_grad(loss, (0, 1)))
+        return (
+            lambda: jax.block_until_ready(gradient(a, w, x, y)),
+            lambda result: _probe(result[1], probed(case.N)),
+        )
+
+    def tangent_kernel(case: Case):
+        _needs(case, 5)
+        a, w, x, _ = arrays(case)
+        phi = activations[case.activation]
+        rows = probed(case.n)
+
+        @jax.jit
+        def kernel(a, w, x):
+            z = w @ x.T
+            values, slopes = jax.jvp(phi, (z,), (jnp.ones_like(z),))
+            slopes = a[:, None] * slopes
+            return (values.T @ values + (slopes.T @ slopes) * (x @ x.T)) / case.N
+
+        return (
+            lambda: jax.block_until_ready(kernel(a, w, x)),
+            lambda result: np.asarray(result)[np.ix_(rows, rows)],
+        )
+
+    def matmul(dtype, size):
+        jax.config.update("jax_enable_x64", dtype == "float64")
+        left = jnp.ones((size, size), dtype)
+        product = jax.jit(jnp.matmul)
+        return lambda: jax.block_until_ready(product(left, left))
+
+    return {"velocity": velocity, "tangent_kernel": tangent_kernel, "matmul": matmul}
+
+
+def _arrays(case):
+    """a (N,), w (N, d), x (n, d), y (n,) in the dtype of the case, contiguous."""
+    particles, inputs, targets = data(case)
+    parts = particles[:, 0], particles[:, 1:], inputs, targets
+    return [np.array(part, dtype=case.dtype, order="C") for part in parts]
+
+
+def _probe(result, rows):
+    in_a, in_w = (np.asarray(each) for each in result)
+    return np.column_stack((in_a[rows], in_w[rows]))
+
+
+def _needs(case, arrays):
+    """Refuse a case whose (N, n) arrays, so many at a time, would not fit: a machine out of memory kills others too."""
+    needed = float(arrays * case.n * case.N * np.dtype(case.dtype).itemsize)
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = 1024.0 * float(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    except (OSError, StopIteration):
+        return
+    if needed > 0.8 * free:
+        raise TooLarge(f"needs about {needed / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free")
+
+
+CONTENDERS = {
+    "numpy": numpy,
+    "numpy-tiled": numpy_tiled,
+    "torch": torch_autograd,
+    "torch-hand": torch_hand,
+    "torch-compile": torch_compile,
+    "jax": jax,
+}

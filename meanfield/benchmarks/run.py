@@ -1,0 +1,350 @@
+"""Runs the cases: every contender in a process of its own, rounds interleaved, results as one JSON-ready dictionary.
+
+In a round each contender in turn makes a few calls, after a pause in which the threads of the one before it come to
+rest; its time of the round is their median. Slow spells of the machine then fall on all of them, and the ratio of two
+contenders is a matter of rounds.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata, util
+from typing import Any
+
+from threadpoolctl import threadpool_info
+from tqdm.auto import tqdm
+
+from .. import _checks, _machine, engines
+from . import timing
+from .cases import CASES, ENVIRONMENTS, FAMILIES, KINDS, TOLERANCES, Case, contenders, cores, disagreement, expected
+from .processes import Worker, WorkerLost, environment, has_hugetlb
+
+SCHEMA = "meanfield.bench/1"
+PEAKS = {"numpy": "numpy", "torch": "torch-hand", "jax": "jax"}  # who multiplies matrices, and in which worker
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure.
+
+    rounds : least and most per case; between them until `seconds` are spent
+    seconds : for the rounds of a case
+    matmul, copy : size of the matrices, bytes of the copy
+    """
+
+    rounds: tuple[int, int] = (9, 21)
+    seconds: float = 4.0
+    rest: float = 0.04  # OpenBLAS spins for 26 ms at 2.6 GHz after a product, others for less
+    matmul: int = 2048
+    copy: int = 2**28
+    prepare_timeout: float = 300.0
+    timeout: float = 120.0
+
+
+FULL = Effort()
+QUICK = Effort(rounds=(5, 9), seconds=1.5, matmul=1024, copy=2**27)
+
+
+@dataclass
+class Pool:
+    """The workers of one environment, started when first asked for."""
+
+    engine: str
+    environment: str
+    effort: Effort
+    workers: dict[tuple, Worker] = field(default_factory=dict)
+    lost: dict[tuple, list[str]] = field(default_factory=dict)
+
+    def ask(self, key: tuple, question: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """The answer of the worker `key` = (name, threads, label); {"skip": reason} if there is none."""
+        if len(self.lost.get(key, [])) > 1:
+            return {"skip": f"given up after two failures; the last: {self.lost[key][-1]}"}
+        try:
+            if key not in self.workers:
+                name, threads, _ = key
+                worker = self.workers[key] = Worker([name, self.engine], environment(self.environment, threads))
+                started = worker.answer(self.effort.timeout)
+                if "skip" in started:
+                    raise WorkerLost(started["skip"])
+            return self.workers[key].ask(question, timeout)
+        except WorkerLost as problem:
+            self.discard(key)
+            self.lost.setdefault(key, []).append(str(problem))
+            return {"skip": str(problem)}
+
+    def discard(self, key: tuple) -> None:
+        worker = self.workers.pop(key, None)
+        if worker:
+            worker.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *problem):
+        for key in list(self.workers):
+            self.discard(key)
+
+
+def check_peers(peers: str | Iterable[str] | None) -> list[str]:
+    """Families of peers, of a list or of text with commas; all of them by default, NumPy always."""
+    if peers is None:
+        return list(FAMILIES)
+    names = [each.strip() for each in peers.split(",")] if isinstance(peers, str) else list(peers)
+    for name in names:
+        _checks.find(FAMILIES, name, "peer")
+    return [name for name in FAMILIES if name in names or name == "numpy"]
+
+
+def run(
+    engine: str = "cpu",
+    peers: str | Iterable[str] | None = None,
+    *,
+    cases: Sequence[Case] | None = None,
+    effort: Effort | None = None,
+    quick: bool = False,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Time the cases on this machine.
+
+    Parameters
+    ----------
+    engine : name of an engine
+    peers : of "numpy", "torch", "jax": a list, or text with commas
+        Default all; those that are not installed are skipped by name.
+    cases : default `cases.CASES`, of which `quick` takes some
+    effort : default `FULL`, or `QUICK`
+
+    Returns
+    -------
+    dict, as it goes to JSON: see docs/benchmarks.
+
+    Raises
+    ------
+    InputError
+        If there is no such engine or peer.
+    """
+    engine = engines.find(engine).NAME
+    families = check_peers(peers)
+    absent = {family: _absence(family) for family in families if util.find_spec(family) is None}
+    present = [peer for family in families if family not in absent for peer in FAMILIES[family]]
+    if cases is None:
+        cases = [case for case in CASES if case.quick or not quick]
+    effort = effort or (QUICK if quick else FULL)
+    names = [name for name in ENVIRONMENTS if name == "default" or (has_hugetlb() and not quick)]
+    began = time.perf_counter()
+    report: dict[str, Any] = {
+        "schema": SCHEMA,
+        "engine": engine,
+        "quick": quick,
+        "machine": _describe(families),
+        "peers": present,
+        "absent": absent,
+        "environments": names,
+        "peak": {"copy_gb_per_s": None},
+        "cases": [],
+    }
+    right: dict[tuple, Any] = {}
+    work = [(name, case) for name in names for case in cases if name in case.environments]
+    with tqdm(total=len(work) + len(names), disable=None if progress else True, leave=False) as bar:
+        for name in names:
+            with Pool(engine, name, effort) as pool:
+                bar.set_description(f"peaks, {name}")
+                _peaks(pool, families, absent, report["peak"])
+                bar.update()
+                for case in [case for where, case in work if where == name]:
+                    bar.set_description(f"{case.name}, {name}")
+                    started = time.perf_counter()
+                    row = _case(pool, case, present, right)
+                    report["cases"].append(row | {"spent_s": time.perf_counter() - started})
+                    bar.update()
+    for row in report["cases"]:
+        peak = report["peak"].get(row["dtype"], {}).get("gflops")
+        ours = row["ms"].get("ours")
+        if row["kind"] == "velocity" and peak and ours:
+            row["percent_of_peak"] = 100.0 * row["flops"] / (1e6 * ours) / peak
+    report["machine"]["seconds"] = time.perf_counter() - began
+    return report
+
+
+def _case(pool: Pool, case: Case, peers: Sequence[str], right: dict[tuple, Any]) -> dict[str, Any]:
+    kind = KINDS[case.kind]
+    row: dict[str, Any] = {
+        "name": case.name, "kind": case.kind, "n": case.n, "N": case.N, "d": case.d, "dtype": case.dtype,
+        "activation": case.activation, "environment": pool.environment, "flops": case.flops, "ms": {}, "rounds": {},
+        "first_call_ms": {}, "best_peer": None, "ratio_to_best_peer": None, "ratio_ci95": None,
+        "percent_of_peak": None, "skipped": {},
+    }  # fmt: skip
+    if case.kind == "first_call":
+        return row | _first_call(pool, case)
+    if case.memory:
+        question = {"do": "peak_growth", "case": asdict(case)}
+        key = ("ours", None, "memory")
+        answer = pool.ask(key, question, pool.effort.prepare_timeout)
+        row["peak_rss_over_state"] = answer.get("peak_rss_over_state")
+        pool.discard(key)  # its next peak would be hidden by this one
+    sought = (kind.operation, case.n, case.N, case.d, case.activation)
+    if sought not in right:
+        right[sought] = expected(case)
+
+    keys, times, calls = {}, {}, {}
+    chosen = contenders(case, peers)
+    for each in chosen:
+        key = each.worker, each.threads, each.label
+        question = {"do": "prepare", "case": asdict(case), "operation": each.operation}
+        answer = pool.ask(key, question, pool.effort.prepare_timeout)
+        reason = answer.get("skip") or _wrong(answer.pop("probe"), right[sought], case.dtype)
+        if reason:
+            row["skipped"][each.label] = reason
+            continue
+        keys[each.label], times[each.label] = key, []
+        share = pool.effort.seconds / (pool.effort.rounds[0] * len(chosen))
+        calls[each.label] = {
+            "calls": timing.calls_per_turn(answer["seconds"], share),
+            "warm": 1 if answer["seconds"] < 0.1 else 0,  # wakes the threads; caches are cold only once in a loop
+            "limit": share,  # should it turn out slower than at first
+        }
+        row["first_call_ms"][each.label] = answer["first_call_ms"]
+
+    _rounds(pool, keys, times, calls, row["skipped"])
+    for key in keys.values():
+        pool.ask(key, {"do": "release"}, pool.effort.timeout)
+    row["ms"] = {label: 1e3 * statistics.median(seconds) for label, seconds in times.items()}
+    row["rounds"] = {label: len(seconds) for label, seconds in times.items()}
+    return row | _compare(kind, times, row["ms"])
+
+
+def _rounds(pool, keys, times, calls, skipped):
+    """Fill `times` round by round; who is lost on the way goes to `skipped`."""
+    least, most = pool.effort.rounds
+    out: set[str] = set()
+    began = time.perf_counter()
+    for number in range(most):
+        if number >= least and time.perf_counter() - began > pool.effort.seconds:
+            break
+        for label, key in keys.items():
+            if label in out or label not in times:
+                continue
+            time.sleep(pool.effort.rest)
+            answer = pool.ask(key, {"do": "time", **calls[label]}, pool.effort.timeout)
+            if "skip" in answer:
+                skipped[label] = answer["skip"]
+                del times[label]
+            else:
+                times[label].append(statistics.median(answer["seconds"]))
+        out |= timing.hopeless(times, "ours")
+
+
+def _compare(kind, times, ms) -> dict[str, Any]:
+    """Ratios of a row: to the best peer, or to the contender beside ours."""
+    if "ours" not in times:
+        return {}
+    if kind.beside:
+        if kind.beside.label not in times:
+            return {}
+        name, ours_above = kind.quotient
+        pair = times["ours"], times[kind.beside.label]
+        ratio, interval = timing.median_ratio(*(pair if ours_above else pair[::-1]))
+        return {name: ratio, "ratio_ci95": interval}
+    peers = [label for label in ms if label != "ours"]
+    if not peers:
+        return {}
+    best = min(peers, key=ms.__getitem__)
+    ratio, interval = timing.median_ratio(times[best], times["ours"])
+    return {"best_peer": best, "ratio_to_best_peer": ratio, "ratio_ci95": interval}
+
+
+def _wrong(probe, right, dtype) -> str | None:
+    """Why a result is not to be timed."""
+    if right is None or probe is None:
+        return None
+    off = disagreement(probe, right)
+    if off <= TOLERANCES[dtype]:
+        return None
+    return f"wrong: differs from the formula by {off:.1e} relative, {TOLERANCES[dtype]:.0e} is allowed"
+
+
+_FIRST_CALL = """
+import json, sys, time
+began = time.perf_counter()
+import meanfield
+imported = time.perf_counter()
+from meanfield.benchmarks import cases, ours
+call, _ = ours.velocity(cases.Case(**json.loads(sys.argv[1])), sys.argv[2])
+before = time.perf_counter()
+call()
+print(json.dumps({"import_ms": 1e3 * (imported - began), "ms": 1e3 * (time.perf_counter() - before)}))
+"""
+
+
+def _first_call(pool: Pool, case: Case) -> dict[str, Any]:
+    """Import and first velocity in a second process; the first one fills what is kept on disk, if anything is."""
+    command = [sys.executable, "-P", "-c", _FIRST_CALL, json.dumps(asdict(case)), pool.engine]
+    answers: list[dict[str, float]] = []
+    for _ in range(2):
+        worker = Worker([], environment(pool.environment), command)
+        try:
+            answers.append(worker.answer(pool.effort.prepare_timeout))
+        except WorkerLost as problem:
+            return {"skipped": {"ours": str(problem)}}
+        finally:
+            worker.close()
+    return {
+        "ms": {"ours": answers[1]["ms"]},
+        "import_ms": answers[1]["import_ms"],
+        "first_process_ms": answers[0]["ms"],
+        "rounds": {"ours": 1},
+    }
+
+
+def _peaks(pool: Pool, families, absent, peak: dict[str, Any]) -> None:
+    """Largest rate of a matrix product, whoever has it, and of a copy, in this environment or one before."""
+    suffix = "" if pool.environment == "default" else f" ({pool.environment})"
+    for dtype in TOLERANCES:
+        found = peak.setdefault(dtype, {"gflops": 0.0, "who": None, "each": {}})
+        for _ in range(2):
+            for family in families:
+                if family in absent:
+                    continue
+                name = PEAKS[family]
+                time.sleep(pool.effort.rest)
+                question = {"do": "matmul", "dtype": dtype, "size": pool.effort.matmul, "calls": 5}
+                answer = pool.ask((name, None, name), question, pool.effort.timeout)
+                best = max(answer.get("gflops", 0.0), found["each"].get(family + suffix, 0.0))
+                if best:
+                    found["each"][family + suffix] = best
+        if found["each"]:
+            found["who"] = max(found["each"], key=found["each"].__getitem__)
+            found["gflops"] = found["each"][found["who"]]
+    answer = pool.ask(("numpy", None, "numpy"), {"do": "copy", "size": pool.effort.copy, "calls": 5}, 120.0)
+    rates = [rate for rate in (peak["copy_gb_per_s"], answer.get("gb_per_s")) if rate is not None]
+    peak["copy_gb_per_s"] = max(rates, default=None)
+
+
+def _absence(family):
+    return f"not installed; pip install {family}, or 'meanfield[bench]' for every peer"
+
+
+def _describe(families) -> dict[str, Any]:
+    """The machine: what shaped the numbers."""
+    versions = _machine.versions()
+    for family in families:
+        try:
+            versions[family] = metadata.version(family)
+        except metadata.PackageNotFoundError:
+            continue
+    blas = [
+        {key: library.get(key) for key in ("internal_api", "version", "architecture", "num_threads")}
+        for library in threadpool_info()
+        if library.get("user_api") == "blas"
+    ]
+    return {
+        "processor": _machine.processor(),
+        "cores": cores(),
+        "versions": versions,
+        "blas": blas,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }

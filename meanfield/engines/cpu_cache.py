@@ -1,0 +1,188 @@
+"""Compiled drivers on disk, so that a second process starts at once.
+
+Numba's own cache misses on a closure over a compiled function and notices a change in one file only. Here a file's
+name is a digest over all that its machine code follows from: the formula with everything it closes over or refers
+to, the sources of the vocabulary and the engine, the operation, the dtype, the processor and the versions. Nothing
+stale is found, and processes that write at the same time write the same.
+
+The files hold machine code: they are read from a folder that only its owner may write to, or not at all.
+"""
+
+import hashlib
+import logging
+import os
+import pickle
+import platform
+import stat
+import sys
+import types
+from functools import cache
+from pathlib import Path
+
+import llvmlite
+import llvmlite.binding
+import numba
+import numpy as np
+import platformdirs
+from numba.core.compiler import CompileResult
+from numba.core.serialize import dumps
+
+from .. import vocabulary
+from .._files import write_atomically
+
+_log = logging.getLogger(__name__)
+# Modules a formula may refer to as a whole: what they hold follows from the versions and sources in `_surroundings`.
+_FIXED_MODULES = ("math", "numpy", vocabulary.__name__)
+_MOST_FILES = 500  # of 50 to 200 KB; the oldest go first
+
+
+def folder() -> Path:
+    """Where compiled drivers are kept: `NUMBA_CACHE_DIR`/meanfield if that is set, else the user's cache folder."""
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    return Path(chosen, "meanfield") if chosen else Path(platformdirs.user_cache_dir("meanfield", appauthor=False))
+
+
+def digest(function) -> str | None:
+    """What a function computes, as a digest: its code with all that it closes over or refers to.
+
+    None if that cannot be told, because it refers to an object that is neither a number, a string nor a function.
+    """
+    seen: set[int] = set()
+    hasher = hashlib.sha256()
+
+    def add(kind, text):
+        hasher.update(f"{kind}:{len(text)}:{text};".encode())
+
+    def add_value(value):
+        value = getattr(value, "py_func", value)  # of a compiled function
+        if getattr(value, "__module__", None) == vocabulary.__name__:
+            add("vocabulary", value.__name__)
+        elif isinstance(value, types.FunctionType):
+            if id(value) not in seen:
+                seen.add(id(value))
+                add_function(value)
+        elif isinstance(value, types.ModuleType):
+            if value.__name__ not in _FIXED_MODULES:
+                raise _Unknown  # which of its functions are called, and what they are, cannot be told
+            add("module", value.__name__)
+        elif isinstance(value, types.BuiltinFunctionType | np.ufunc | type):
+            add("builtin", f"{getattr(value, '__module__', '')} {value.__name__}")
+        elif isinstance(value, bool | int | float | complex | str | bytes | np.generic | None):
+            add(type(value).__name__, repr(value))
+        elif isinstance(value, tuple):
+            add("tuple", str(len(value)))
+            for each in value:
+                add_value(each)
+        else:
+            raise _Unknown
+
+    def add_code(code):
+        add("code", code.co_code.hex())
+        add("names", " ".join((*code.co_names, *code.co_varnames, *code.co_freevars)))
+        for constant in code.co_consts:
+            add_code(constant) if isinstance(constant, types.CodeType) else add_value(constant)
+
+    def add_function(function):
+        add_code(function.__code__)
+        add_value(function.__defaults__ or ())
+        for cell in function.__closure__ or ():
+            add_value(cell.cell_contents)
+        for name in sorted(_names(function.__code__)):
+            if name in function.__globals__:
+                add("global", name)
+                add_value(function.__globals__[name])
+
+    try:
+        add_value(function)
+    except (_Unknown, ValueError):  # ValueError: an empty cell
+        return None
+    return hasher.hexdigest()
+
+
+class _Unknown(Exception):
+    pass
+
+
+def _names(code):
+    """Global names and attributes in a code object and the ones inside it."""
+    inner = [each for each in code.co_consts if isinstance(each, types.CodeType)]
+    return set(code.co_names).union(*(_names(each) for each in inner))
+
+
+@cache
+def _surroundings() -> str:
+    """Digest of what all drivers have in common: the sources they are built from, the versions, the processor."""
+    hasher = hashlib.sha256()
+    package = Path(__file__).resolve().parent.parent
+    for source in (*sorted((package / "engines").glob("*.py")), package / "vocabulary.py", package / "interactions.py"):
+        hasher.update(source.read_bytes())
+    versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
+    codegen = numba.core.registry.cpu_target.target_context.codegen()  # type: ignore[attr-defined]
+    hasher.update(repr((versions, platform.platform(), codegen.magic_tuple())).encode())
+    return hasher.hexdigest()
+
+
+def attach(driver, *identity: str | None) -> None:
+    """Let a Numba function find and leave its machine code on disk; `identity` tells it from the others.
+
+    Without effect where the identity has a None, or the folder cannot be written to or belongs to someone else.
+    """
+    if None not in identity:
+        driver._cache = _DriverCache(identity)
+
+
+class _DriverCache:
+    """What Numba asks of a cache: one file per driver and signature."""
+
+    cache_path = property(lambda self: str(folder()))
+
+    def __init__(self, identity):
+        self._identity = identity
+
+    def _path(self, signature) -> Path:
+        key = repr((self._identity, str(signature), _surroundings()))
+        return folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:40]}.driver"
+
+    def load_overload(self, signature, target_context):
+        target_context.refresh()
+        try:
+            path = self._path(signature)
+            if not _is_ours(path.parent):
+                return None
+            content = path.read_bytes()
+            if hashlib.sha256(content[32:]).digest() != content[:32]:
+                _log.info("compiled driver %s is damaged; compiling again", path)
+                return None
+            return CompileResult._rebuild(target_context, *pickle.loads(content[32:]))
+        except OSError:
+            return None
+
+    def save_overload(self, signature, result):
+        if result.library.has_dynamic_globals or any(not each.can_cache for each in result.lifted):
+            return
+        try:
+            path = self._path(signature)
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not _is_ours(path.parent):
+                return
+            body = dumps(result._reduce())
+            write_atomically(path, lambda to: to.write_bytes(hashlib.sha256(body).digest() + body))
+            files = sorted(path.parent.glob("*.driver"), key=lambda each: each.stat().st_mtime)
+            for old in files[:-_MOST_FILES]:
+                old.unlink(missing_ok=True)
+        except OSError as problem:
+            _log.info("compiled driver not kept: %s", problem)
+
+    def enable(self): ...
+
+    def disable(self): ...
+
+    def flush(self): ...
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether only its owner, who is this user, may write to a folder."""
+    if os.name != "posix":
+        return path.is_dir()
+    found = path.stat()
+    return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

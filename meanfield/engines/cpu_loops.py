@@ -1,0 +1,271 @@
+"""Loops of the CPU engine: what is done with one tile or group, for `cpu` to compile and run in parallel.
+
+In a tile everything is a matrix whose rows are `lanes` long,
+so that the innermost loop always runs along particles, contiguous and aligned, and LLVM vectorises it.
+"""
+
+import math
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from numba import njit, prange, types
+from numba.extending import intrinsic
+
+from .. import interactions
+from . import cpu_lanes
+from .cpu_vocabulary import EXACT  # which attaches the compiled vocabulary
+
+_ROW_BYTES = 1024  # of a tile: whole blocks of vectors, and 32 rows stay in a first-level cache
+_LINE_BYTES = 64
+_BLOCK = 32  # inputs taken at a time: Z is 32 KB, and stays in the first-level cache with its share of W
+
+LANES = {dtype: _ROW_BYTES // np.dtype(dtype).itemsize for dtype in ("float64", "float32")}
+
+# Sums may be reassociated into vector lanes; NaN and infinity must survive, or a diverged run would go unseen.
+_LOOP: Any = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy", "nogil": True}
+_inline = njit(**EXACT)
+
+
+def aligned(shape, dtype):
+    """An array that begins on a cache line."""
+    size, dtype = math.prod(shape), np.dtype(dtype)
+    memory = np.empty(size + _LINE_BYTES // dtype.itemsize, dtype)
+    first = (-memory.ctypes.data % _LINE_BYTES) // dtype.itemsize
+    return memory[first : first + size].reshape(shape)
+
+
+@cache
+def tile_functions(dtype: str) -> SimpleNamespace:
+    """What is done with the rows of a tile, for a dtype."""
+    lanes, real = LANES[dtype], np.dtype(dtype).type
+    zero, itemsize = real(0), np.dtype(dtype).itemsize
+
+    @njit
+    def rows(count):
+        """Zeros (count, lanes) that begin on a cache line."""
+        memory = np.zeros(count * lanes + _LINE_BYTES // itemsize, real)
+        first = (-memory.ctypes.data % _LINE_BYTES) // itemsize
+        return memory[first : first + count * lanes].reshape(count, lanes)
+
+    @_inline
+    def load(cloud, first, count, out):
+        """Rows of a cloud from particle `first`, `count` of them; beyond these `out` stays zero."""
+        for j in range(cloud.shape[0]):
+            for lane in range(count):
+                out[j, lane] = cloud[j, first + lane]
+
+    @_inline
+    def clear(out, count):
+        for r in range(count):
+            for lane in range(lanes):
+                out[r, lane] = zero
+
+    @_inline
+    def occupied(masses):
+        for mass in masses:
+            if mass != zero:
+                return True
+        return False
+
+    return SimpleNamespace(
+        lanes=lanes, real=real, rows=rows, load=load, clear=clear, occupied=occupied,
+        add_product=cpu_lanes.build_add_product(lanes, itemsize),
+    )  # fmt: skip
+
+
+@intrinsic
+def _call(typingctx, address, *arguments):
+    """Call the compiled function at an address, which takes these arguments and returns nothing."""
+
+    def build(context, builder, signature, args):
+        values = [builder.extract_value(args[1], i) for i in range(len(arguments))]
+        kind = context.call_conv.get_function_type(types.none, arguments).as_pointer()
+        context.call_conv.call_function(builder, builder.inttoptr(args[0], kind), types.none, arguments, values)
+        return context.get_dummy_value()
+
+    return types.none(address, types.StarArgTuple(arguments)), build
+
+
+def _for_each(count, address, arguments):
+    for i in prange(count):
+        _call(address, np.intp(i), *arguments)
+
+
+# Call a compiled function (i, *arguments) for i < count: by its address, so that the loop is compiled once for each set
+# of types and not for each formula, and LLVM goes over the function's own code once rather than six times.
+in_parallel: Any = njit(parallel=True, nogil=True)(_for_each)
+in_turn: Any = njit(nogil=True)(_for_each)
+
+
+def build_predict(phi, dtype):
+    """sum_i m_i a_i phi(z_ik) for each group of tiles."""
+    tile = tile_functions(dtype)
+    lanes, zero, rows, load, clear = tile.lanes, tile.real(0), tile.rows, tile.load, tile.clear
+    add_product, occupied = tile.add_product, tile.occupied
+    unit = _inline(interactions.unit(phi))
+
+    @njit(**_LOOP)
+    def sum_group(group, cloud, masses, inputs, kept, partial):
+        width, n_particles = cloud.shape
+        groups, n = partial.shape
+        tiles = -(-n_particles // lanes)
+        own, mass, scratch = rows(width), rows(1), rows(_BLOCK)
+        for t in range(group * tiles // groups, (group + 1) * tiles // groups):
+            first = t * lanes
+            count = min(lanes, n_particles - first)
+            if not occupied(masses[first : first + count]):
+                continue
+            if count < lanes:
+                clear(own, width)
+                clear(mass, 1)
+            load(cloud, first, count, own)
+            for lane in range(count):
+                mass[0, lane] = masses[first + lane]
+            a, m, w = own[0], mass[0], own[1:]
+            for k0 in range(0, inputs.shape[0], _BLOCK):
+                block = inputs[k0 : k0 + _BLOCK]
+                z = kept[t, k0 : k0 + _BLOCK] if kept.shape[0] > 0 else scratch
+                clear(z, block.shape[0])
+                add_product(z, block, w)
+                for k in range(min(block.shape[0], n - k0)):
+                    total = zero
+                    for lane in range(lanes):
+                        total += m[lane] * unit(a[lane], z[k, lane])
+                    partial[group, k0 + k] += total
+
+    return sum_group
+
+
+def build_jvp(phi, dtype):
+    """sum_i m_i <grad_theta [a_i phi(z_ik)], v_i> for each group of tiles."""
+    tile = tile_functions(dtype)
+    lanes, zero, rows, load, clear = tile.lanes, tile.real(0), tile.rows, tile.load, tile.clear
+    add_product, occupied = tile.add_product, tile.occupied
+    motion = _inline(interactions.unit_motion(phi))
+
+    @njit(**_LOOP)
+    def sum_group(group, cloud, velocity, masses, inputs, partial):
+        width, n_particles = cloud.shape
+        groups, n = partial.shape
+        tiles = -(-n_particles // lanes)
+        own, moved, mass = rows(width), rows(width), rows(1)
+        z, dz = rows(_BLOCK), rows(_BLOCK)
+        for t in range(group * tiles // groups, (group + 1) * tiles // groups):
+            first = t * lanes
+            count = min(lanes, n_particles - first)
+            if not occupied(masses[first : first + count]):
+                continue
+            if count < lanes:
+                clear(own, width)
+                clear(moved, width)
+                clear(mass, 1)
+            load(cloud, first, count, own)
+            load(velocity, first, count, moved)
+            for lane in range(count):
+                mass[0, lane] = masses[first + lane]
+            a, da, m, w, dw = own[0], moved[0], mass[0], own[1:], moved[1:]
+            for k0 in range(0, inputs.shape[0], _BLOCK):
+                block = inputs[k0 : k0 + _BLOCK]
+                clear(z, block.shape[0])
+                clear(dz, block.shape[0])
+                add_product(z, block, w)
+                add_product(dz, block, dw)
+                for k in range(min(block.shape[0], n - k0)):
+                    total = zero
+                    for lane in range(lanes):
+                        total += m[lane] * motion(a[lane], z[k, lane], da[lane], dz[k, lane])
+                    partial[group, k0 + k] += total
+
+    return sum_group
+
+
+def build_vjp(phi, dtype):
+    """sum_k c_k grad_theta [a_i phi(z_ik)] times the mobilities, for each tile."""
+    tile = tile_functions(dtype)
+    lanes, rows, load, clear, add_product = tile.lanes, tile.rows, tile.load, tile.clear, tile.add_product
+    gradient = _inline(interactions.unit_gradient(phi))
+
+    @njit(**_LOOP)
+    def sum_inputs(t, cloud, inputs, transposed, weights, mobility_a, mobility_w, kept, velocity):
+        width, n_particles = cloud.shape
+        own, sums, scratch = rows(width), rows(1 + transposed.shape[0]), rows(_BLOCK)
+        first = t * lanes
+        count = min(lanes, n_particles - first)
+        load(cloud, first, count, own)
+        a, w, in_a, in_w = own[0], own[1:], sums[0], sums[1:]
+        for k0 in range(0, inputs.shape[0], _BLOCK):
+            block = inputs[k0 : k0 + _BLOCK]
+            if kept.shape[0] > 0:
+                z = kept[t, k0 : k0 + _BLOCK]
+            else:
+                z = scratch
+                clear(z, block.shape[0])
+                add_product(z, block, w)
+            for k in range(block.shape[0]):
+                weight = weights[k0 + k]
+                for lane in range(lanes):
+                    of_a, of_z = gradient(a[lane], z[k, lane])
+                    in_a[lane] += weight * of_a
+                    z[k, lane] = weight * of_z
+            add_product(in_w, transposed[:, k0 : k0 + _BLOCK], z)
+        for lane in range(count):
+            velocity[0, first + lane] = mobility_a * in_a[lane]
+        for j in range(1, width):
+            for lane in range(count):
+                velocity[j, first + lane] = mobility_w * sums[j, lane]
+
+    return sum_inputs
+
+
+# Algebra on clouds, as flat arrays in chunks whose partial results have a fixed order. Seven stages at a time, the most
+# a built-in scheme has, so that every state is read once; absent ones are `base` with the coefficient zero.
+STAGES = 7
+_CHUNK = 16384
+
+
+def chunks(size: int) -> int:
+    return -(-size // _CHUNK)
+
+
+def build_combine():
+    """out = base + sum_j c_j s_j"""
+
+    @njit(**_LOOP)
+    def combine_chunk(chunk, out, base, s0, s1, s2, s3, s4, s5, s6, c):
+        c0, c1, c2, c3, c4, c5, c6 = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
+        for i in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, base.size)):
+            moved = c0 * s0[i] + c1 * s1[i] + c2 * s2[i] + c3 * s3[i] + c4 * s4[i] + c5 * s5[i] + c6 * s6[i]
+            out[i] = base[i] + moved
+
+    return combine_chunk
+
+
+def build_error_norm():
+    """Sum of squares of sum_j c_j s_j / (atol + rtol max(|before|, |after|)) for each chunk."""
+
+    @njit(**_LOOP)
+    def add_squares(chunk, before, after, s0, s1, s2, s3, s4, s5, s6, c, rtol, atol, partial):
+        c0, c1, c2, c3, c4, c5, c6 = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
+        total = 0.0
+        for i in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, before.size)):
+            error = c0 * s0[i] + c1 * s1[i] + c2 * s2[i] + c3 * s3[i] + c4 * s4[i] + c5 * s5[i] + c6 * s6[i]
+            ratio = np.float64(error / (atol + rtol * max(abs(before[i]), abs(after[i]))))
+            total += ratio * ratio
+        partial[chunk] = total
+
+    return add_squares
+
+
+def build_is_finite():
+    """Whether all entries of each chunk are."""
+
+    @njit(**_LOOP)
+    def look(chunk, values, partial):
+        good = True
+        for i in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, values.size)):
+            good &= abs(values[i]) < np.inf
+        partial[chunk] = good
+
+    return look
