@@ -1,4 +1,4 @@
-"""Fits the polynomials behind the CPU engine's exp, tanh, log1p and erf, and writes meanfield/engines/coefficients.py.
+"""Fits the polynomials behind the CPU engine's elementary functions; writes meanfield/engines/coefficients.py.
 
     python docs/fit_elementary.py        (needs mpmath; some seconds)
 
@@ -37,6 +37,11 @@ def tanh_rest(y2):
     return -mpf(1) / 3 + 2 * y2 / 15 if y2 < NEAR_ZERO**2 else (mp.tanh(mp.sqrt(y2)) / mp.sqrt(y2) - 1) / y2
 
 
+def arcsin_rest(y2):
+    """(arcsin(y) - y) / y^3 at y^2"""
+    return mpf(1) / 6 + 3 * y2 / 40 if y2 < NEAR_ZERO**2 else (mp.asin(mp.sqrt(y2)) / mp.sqrt(y2) - 1) / y2
+
+
 def erf_excess(z2):
     """erf(z) / z - 1 at z^2"""
     return (2 / mp.sqrt(mp.pi) if z2 < NEAR_ZERO**2 else mp.erf(mp.sqrt(z2)) / mp.sqrt(z2)) - 1
@@ -73,6 +78,10 @@ def _of_tanh(y2):
     return y2 * mp.sqrt(y2) / mp.tanh(mp.sqrt(y2)) if y2 else mpf(0)
 
 
+def _of_arcsin(y2):
+    return y2 * mp.sqrt(y2) / mp.asin(mp.sqrt(y2)) if y2 else mpf(0)
+
+
 def _of_small_erf(z2):
     return 1 / (1 + erf_excess(z2))
 
@@ -99,11 +108,13 @@ FITS = {
     "LOG_REST": (log_rest, _of_log, mpf(0), (mp.sqrt(2) - 1) ** 4 * mpf("1.001"), 6),
     "ERF_EXCESS": (erf_excess, _of_small_erf, mpf(0), ERF_SEAM**2, 10),
     "ERFC_FOLDED": (erfc_folded, lambda t: _of_erf(_unfolded(t)), _folded(ERF_SEAM), _folded("5.95"), 11),
+    "ARCSIN_REST": (arcsin_rest, _of_arcsin, mpf(0), mpf(1) / 4, 11),
     "SINGLE_EXPM1_REST": (expm1_rest, _of_expm1, -HALF_LOG2, HALF_LOG2, 4),
     "SINGLE_TANH_REST": (tanh_rest, _of_tanh, mpf(0), TANH_SEAM**2, 3),
     "SINGLE_LOG1P_REST": (log1p_rest, _of_log1p, LOG_FROM, LOG_TO, 8),
     "SINGLE_ERF_EXCESS": (erf_excess, _of_small_erf, mpf(0), ERF_SEAM**2, 5),
     "SINGLE_ERFC_SHIFTED": (erfc_shifted, lambda t: _of_erf(t + mpf("2.5")), ERF_SEAM - mpf("2.5"), mpf("1.5"), 7),
+    "SINGLE_ARCSIN_REST": (arcsin_rest, _of_arcsin, mpf(0), mpf(1) / 4, 4),
 }  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from . import (
     vocabulary,
 )
 from .activations import Activation
+from .engines import set_num_threads
 from .initial import GaussianLaw
 from .network import Network
 from .problems import Problem
@@ -53,6 +54,7 @@ __all__ = [
     "losses",
     "plots",
     "problems",
+    "set_num_threads",
     "simulate",
     "simulate_coupled",
     "tangent",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm.auto import tqdm
 
-from . import _checks
+from . import _checks, _memory, engines
 from .coupled import CoupledField
 from .diagnostics import DIAGNOSTICS, Snapshot
 from .engines import Engine
@@ -79,6 +79,7 @@ def simulate(
     record: Sequence[str | Callable[[Snapshot, Snapshot], float]] = (),
     keep: str = "all",
     max_steps: int = 100_000,
+    max_bytes: float | None = None,
     progress: bool = False,
 ) -> Run:
     """Integrate the gradient flow of the particles (GFD) from t = 0.
@@ -103,6 +104,8 @@ def simulate(
         Which particles stay in memory.
     max_steps : int
         Most steps tried, in all.
+    max_bytes : float, optional
+        Most memory that the run may take; default 80 % of what is free. `engines.Engine.estimate` says what it needs.
     progress : bool
         A bar on standard error, if that is a terminal.
 
@@ -113,7 +116,7 @@ def simulate(
     Raises
     ------
     InputError
-        On anything that does not fit, before any work.
+        On anything that does not fit, the memory too, before any work.
     DivergenceError
         If no finite state follows; carries step, time and the last good particles.
     StepLimitError
@@ -121,8 +124,9 @@ def simulate(
 
     Cost: evaluations of the velocity, each about (8 d + two activations) N n flops; O(N d) memory beside what is kept.
     """
-    moving = DataField(network, problem, start, masses, engine, dtype)
     schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps)
+    _check_memory(problem, start, times, schedule, engine, dtype, keep, max_bytes)
+    moving = DataField(network, problem, start, masses, engine, dtype)
     return _integrate(moving, start, times, schedule, record, keep, progress)
 
 
@@ -142,6 +146,7 @@ def simulate_coupled(
     record: Sequence[str | Callable[[Snapshot, Snapshot], float]] = (),
     keep: str = "all",
     max_steps: int = 100_000,
+    max_bytes: float | None = None,
     progress: bool = False,
 ) -> Run:
     """`simulate` with the residual as its own state: dr/dt = -K_mu P u beside the particles (RD beside GFD).
@@ -149,9 +154,24 @@ def simulate_coupled(
     Arguments, errors and cost as for `simulate`. `Run.residuals` holds r as integrated and `Run.disagreement` its
     largest distance from y - F: the integrator's error, of its order for smooth activations (`coupled.CoupledField`).
     """
-    moving = CoupledField(network, problem, start, masses, engine, dtype)
     schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps)
+    _check_memory(problem, start, times, schedule, engine, dtype, keep, max_bytes)
+    moving = CoupledField(network, problem, start, masses, engine, dtype)
     return _integrate(moving, start, times, schedule, record, keep, progress)
+
+
+def _check_memory(problem, start, times, schedule, engine, dtype, keep, max_bytes):
+    """Refuse a run that does not fit. What is no array yet is left to the checks that name it."""
+    _checks.instance(problem, Problem, "problem", "a Problem(inputs, targets), or one from `problems`")
+    shape, frames = np.shape(start), np.size(times) if keep == "all" else 1
+    if len(shape) != 2:
+        return
+    clouds = len(schedule.tableau.stages) + 3  # the stages, the state before, after and at the start
+    n = len(problem.inputs) + len(problem.test_inputs)
+    needed = engines.find(engine).estimate(shape[0], n, problem.dim, engines.check_dtype(dtype), clouds)
+    needed = {**needed, "frames": 8 * frames * shape[0] * shape[1]}
+    remedy = "Use fewer particles, fewer times or keep='last', dtype='float32'"
+    _memory.check(needed, f"a run of {shape[0]:,} particles", remedy, max_bytes)
 
 
 def _integrate(moving: DataField, start, times, schedule, record, keep, progress) -> Run:

@@ -9,13 +9,13 @@ Without alpha: f moves by dF/dt = K P u in flow time (docs/notation).
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from . import _checks
+from . import _checks, engines
 from .activations import ACTIVATIONS
+from .engines import Engine
 from .errors import ConvergenceError, InputError
 from .initial import GaussianLaw
 from .network import Network
-
-_BLOCK_BYTES = 64 * 2**20  # of temporaries: some blocks (particles, inputs) at a time
+from .overlaps import OVERLAPS
 
 
 def kernel(
@@ -26,6 +26,7 @@ def kernel(
     masses: np.ndarray | None = None,
     *,
     max_bytes: float = 8 * 2**30,
+    engine: str | Engine = "cpu",
 ) -> np.ndarray:
     """Tangent kernel of these particles, (n, n') float64.
 
@@ -39,6 +40,7 @@ def kernel(
         Default 1/N.
     max_bytes : float
         Most that the kernel and its temporaries may take.
+    engine : "cpu", "reference" or an Engine
 
     Raises
     ------
@@ -55,15 +57,11 @@ def kernel(
             f"a tangent kernel of {len(inputs)} x {len(other)} inputs needs {needed / 2**30:.1f} GiB, more than "
             f"max_bytes = {max_bytes / 2**30:.1f} GiB. Use fewer inputs or raise max_bytes."
         )
-    same = other is inputs
-    in_a, in_w = np.zeros((2, len(inputs), len(other)))
-    rows = max(1, int(_BLOCK_BYTES / (8 * 6 * (len(inputs) + len(other)))))
-    for start in range(0, len(particles), rows):
-        block, mass = particles[start : start + rows], masses[start : start + rows, None]
-        values, slopes = _features(network, block, inputs)
-        values_other, slopes_other = (values, slopes) if same else _features(network, block, other)
-        in_a += (mass * values).T @ values_other
-        in_w += (mass * slopes).T @ slopes_other
+    engine = engines.find(engine)
+    cloud, packed_masses = engine.pack(particles, "float64"), engine.pack_masses(masses, "float64")
+    points = engine.pack_inputs(inputs, "float64")
+    points_other = None if other is inputs else engine.pack_inputs(other, "float64")
+    in_a, in_w = engine.gram(network.activation, cloud, packed_masses, points, points_other)
     scaling = network.scaling
     return scaling.mobility_a * in_a + scaling.mobility_w * in_w * (inputs @ other.T)
 
@@ -117,12 +115,6 @@ def _points(network, inputs, other, particles, dim=None):
     return seen, seen if other is inputs else network.inputs(other), particles
 
 
-def _features(network, particles, inputs):
-    """phi(z) and a phi'(z), (block, n)."""
-    value, slope = network.activation.formula(particles[:, 1:] @ inputs.T)
-    return value, particles[:, :1] * slope
-
-
 # Means of phi(z) phi(z') and phi'(z) phi'(z') over z = g.u, z' = g.v, g ~ N(0, I), for all rows u and v of two arrays:
 # Gaussian (z, z') with variances p = |u|^2, q = |v|^2 and covariance c = u.v.
 
@@ -134,9 +126,8 @@ def _covariances(left, right):
 
 def _erf_means(left, right):
     c, p, q = _covariances(left, right)
-    volume = (1.0 + 2.0 * p) * (1.0 + 2.0 * q)
-    values = 2.0 / np.pi * np.arcsin(np.clip(2.0 * c / np.sqrt(volume), -1.0, 1.0))
-    return values, 4.0 / np.pi / np.sqrt(volume - 4.0 * c * c)
+    values, slopes, _ = OVERLAPS[ACTIVATIONS["erf"]](p, c, q)
+    return values, slopes
 
 
 def _relu_means(left, right):

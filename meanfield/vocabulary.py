@@ -40,6 +40,16 @@ def cos(z):
     return np.cos(z)
 
 
+def arcsin(z):
+    """In [-pi/2, pi/2]; NaN outside [-1, 1]."""
+    return np.arcsin(z)
+
+
+def arccos(z):
+    """In [0, pi], accurate near 1; NaN outside [-1, 1]."""
+    return np.arccos(z)
+
+
 def absolute(z):
     return np.abs(z)
 

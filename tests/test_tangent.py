@@ -8,6 +8,7 @@ import pytest
 
 from meanfield import Activation, GaussianLaw, Network, Scaling, initial, tangent
 from meanfield.activations import ACTIVATIONS
+from meanfield.engines import cpu, reference
 from meanfield.errors import ConvergenceError, InputError
 from meanfield.vocabulary import where
 
@@ -88,15 +89,31 @@ def test_a_frozen_mobility_counts(activation):
     assert np.abs(tangent.kernel(wrong, cloud, x) - exact).max() > 1e-2 * np.abs(exact).max()
 
 
-@pytest.mark.parametrize("rows", [1, 7, 39, 40])
-def test_blocks_of_particles_add_up(monkeypatch, rows):
+@pytest.mark.parametrize("engine", [cpu, reference], ids=lambda engine: engine.NAME)
+@pytest.mark.parametrize("size", [1, 2**16])
+def test_blocks_of_particles_add_up(monkeypatch, engine, size):
     """Blocks of any size give the kernel of all particles at once, to rounding."""
-    network, cloud, x = Network("tanh"), particles(40, 3), unlike_inputs()
-    whole, wide = tangent.kernel(network, cloud, x), tangent.kernel(network, cloud, x, x[:3])
-    for others, expected in ((None, whole), (x[:3], wide)):
-        per_row = 8 * 6 * (len(x) + len(x if others is None else others))
-        monkeypatch.setattr(tangent, "_BLOCK_BYTES", rows * per_row)
-        assert tangent.kernel(network, cloud, x, others) == pytest.approx(expected, rel=1e-13, abs=1e-14)
+    network, cloud, x = Network("tanh"), particles(300, 3), unlike_inputs()
+    others = (None, x[:3])
+    whole = [tangent.kernel(network, cloud, x, other, engine=engine) for other in others]
+    monkeypatch.setattr(cpu, "_FEATURE_BYTES", size)
+    monkeypatch.setattr(reference, "_BLOCK_ENTRIES", size)
+    for other, expected in zip(others, whole, strict=True):
+        got = tangent.kernel(network, cloud, x, other, engine=engine)
+        assert got == pytest.approx(expected, rel=1e-13, abs=1e-14)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (5, 7), (33, 2), (130, 131), (129, 260)])
+def test_engines_agree(sizes):
+    """At sizes that do not fit the tiles; the square kernel is symmetric to the last bit."""
+    rng = np.random.default_rng(sizes)
+    network, cloud = Network("erf"), particles(300, 3)
+    left, right = (rng.standard_normal((size, 3)) for size in sizes)
+    for other in (None, right):
+        expected = tangent.kernel(network, cloud, left, other, engine="reference")
+        assert tangent.kernel(network, cloud, left, other) == pytest.approx(expected, rel=1e-12, abs=1e-14)
+    square = tangent.kernel(network, cloud, left)
+    np.testing.assert_array_equal(square, square.T)
 
 
 def test_masses_are_multiplicities():

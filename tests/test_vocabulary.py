@@ -72,6 +72,9 @@ EXACT = {
     "log1p, large": (mp.log1p, 10.0 ** np.linspace(3, 308, 500)),
     "tanh": (mp.tanh, arguments(-25.0, 25.0, 1e-300, (0.17328679, 0.45, 9.01, 10.0, 19.0615, 20.0))),
     "erf": (mp.erf, arguments(-7.0, 7.0, 1e-300, (0.9, -0.9, 3.92, 4.0, 5.9, 5.95))),
+    "arcsin": (mp.asin, arguments(-1.0, 1.0, 1e-300, (-1.0, -0.5, 0.5, 1.0))),
+    "arccos": (mp.acos, arguments(-1.0, 1.0, 1e-300, (-1.0, -0.5, 0.5, 1.0))),
+    "arccos, near 1": (mp.acos, 1 - 10.0 ** np.linspace(-16, -1, 500)),
     "sqrt": (mp.sqrt, np.abs(arguments(-1e4, 1e4, 1e-300))),
     "sin": (mp.sin, arguments(-100.0, 100.0, 1e-300)),
     "cos": (mp.cos, arguments(-100.0, 100.0, 1e-300)),
@@ -152,8 +155,8 @@ def test_exp_beyond_the_ends_of_its_range(dtype, over, under):
 CLUSTER = 4096
 
 
-def falls(function, dtype, low, high, seams):
-    """How often the compiled function falls: within runs of consecutive numbers, and from one run to the next."""
+def falls(function, dtype, low, high, seams, sign=1):
+    """How often sign * function, compiled, falls: within runs of consecutive numbers, and from one run to the next."""
     rng = np.random.default_rng(4)
     places = np.concatenate([rng.uniform(low, high, 100), rng.uniform(-1, 1, 100), 10.0 ** rng.uniform(-8, 0, 50)])
     middle = np.unique(np.concatenate([places, seams]).clip(low, high).astype(dtype))
@@ -161,7 +164,7 @@ def falls(function, dtype, low, high, seams):
     integer = np.dtype(dtype).str.replace("f", "i")
     runs = (middle.view(integer)[:, None] + np.arange(-CLUSTER // 2, CLUSTER // 2, dtype=integer)).view(dtype)
     z = np.unique(runs)
-    return np.count_nonzero(np.diff(compiled(function)(z)) < 0)
+    return np.count_nonzero(np.diff(sign * compiled(function)(z)) < 0)
 
 
 STEPS_OF_EXP = np.arange(-20.5, 20, 1) * math.log(2)  # where its reduced argument jumps
@@ -170,6 +173,8 @@ MONOTONE = {
     "log1p": (-0.999, 1e3, np.sqrt(2.0) ** np.arange(-9, 10, 2) - 1),
     "tanh": (-20.0, 20.0, (0.45, -0.45, *STEPS_OF_EXP)),
     "erf": (-6.0, 6.0, (0.9, -0.9, 4.0, 5.95, *(np.sqrt(np.abs(2 * STEPS_OF_EXP))))),
+    "arcsin": (-1.0, 1.0, (-1.0, -0.5, 0.5, 1.0)),
+    "arccos": (-1.0, 1.0, (-1.0, -0.5, 0.5, 1.0), -1),
 }
 
 
@@ -196,12 +201,14 @@ AT_SPECIAL = {
     "log1p": (NAN, INF, NAN, 0.0, 0.0),
     "tanh": (NAN, 1.0, -1.0, 0.0, -0.0),
     "erf": (NAN, 1.0, -1.0, 0.0, -0.0),
+    "arcsin": (NAN, NAN, NAN, 0.0, -0.0),
+    "arccos": (NAN, NAN, NAN, math.pi / 2, math.pi / 2),
     "sqrt": (NAN, INF, NAN, 0.0, -0.0),
     "sin": (NAN, NAN, NAN, 0.0, -0.0),
     "cos": (NAN, NAN, NAN, 1.0, 1.0),
     "absolute": (NAN, INF, INF, 0.0, 0.0),
 }
-ODD = ("tanh", "erf", "sin")
+ODD = ("tanh", "erf", "arcsin", "sin")
 
 
 def assert_same(got, wanted):
@@ -227,6 +234,14 @@ def test_nan_infinity_and_zero(name, dtype):
 def test_log1p_at_and_below_its_pole():
     got = compiled(vocabulary.log1p)(np.array([-1.0, -1.0 - 2**-52, -2.0, -1e308]))
     np.testing.assert_array_equal(got, [-INF, NAN, NAN, NAN])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(("name", "ends"), [("arcsin", (-math.pi / 2, math.pi / 2)), ("arccos", (math.pi, 0.0))])
+def test_arcs_at_and_beyond_their_ends(name, ends, dtype):
+    beyond = np.nextafter(np.array(1, dtype), np.array(2, dtype))
+    got = compiled(function_called(name))(np.tile(np.array([-1, 1, beyond, -beyond, 2, -1e30], dtype), 9))
+    assert_same(got, np.tile(np.array([*ends, NAN, NAN, NAN, NAN], dtype), 9))
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -307,10 +322,17 @@ def spelled_out(z):
 def over_numpy(z):
     """NumPy's names in place of the vocabulary's."""
     value = np.tanh(z) + np.log1p(np.abs(z)) + np.sin(z) * np.cos(z)
+    bounded = np.minimum(0.5 * z, 1.0)
+    value += np.arcsin(bounded) * np.arccos(bounded)
     return value + np.where(z > 0.0, np.maximum(z, 2.0), 1.0), np.exp(z) + np.sqrt(np.minimum(np.absolute(z), 2.0))
 
 
-USERS = {"spelled out": spelled_out, "over NumPy": over_numpy}
+def arcs(z):
+    bounded = vocabulary.minimum(0.5 * z, 1.0)
+    return vocabulary.arcsin(bounded), vocabulary.arccos(bounded)
+
+
+USERS = {"arcs": arcs, "spelled out": spelled_out, "over NumPy": over_numpy}
 FORMULAS = {**{name: each.formula for name, each in ACTIVATIONS.items()}, **USERS}
 
 
@@ -319,7 +341,7 @@ def shielded(formula):
     return in_own_type(formula)
 
 
-@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("name", [*ACTIVATIONS, "arcs"])
 def test_a_float32_formula_has_no_float64_arithmetic(name):
     code = arithmetic(shielded(FORMULAS[name]), "float32")
     assert " x float>" in code  # it runs on vectors

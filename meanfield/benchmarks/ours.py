@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import tangent
+from .. import engines, tangent
+from ..activations import ACTIVATIONS
 from ..fields import DataField
 from ..network import Network
+from ..overlaps import OVERLAPS
 from ..problems import Problem
 from ..simulation import simulate
 from .cases import Case, data, probed
@@ -38,6 +40,20 @@ def tangent_kernel(case: Case, engine: str):
     return lambda: tangent.kernel(network, particles, inputs), lambda result: result[np.ix_(rows, rows)]
 
 
+def population(case: Case, engine: str):
+    """One pairwise velocity; the particles become nodes anew, as in a flow."""
+    chosen, rows = engines.find(engine), probed(case.N)
+    particles = data(case)[0]
+    overlap, pull = OVERLAPS[ACTIVATIONS[case.activation]], -particles[:, 0] / case.N
+    cloud = chosen.pack(particles, case.dtype)
+
+    def call():
+        nodes = chosen.pack_inputs(particles[:, 1:], case.dtype)
+        return chosen.pairwise(overlap, cloud, nodes, pull, (1.0, 1.0))
+
+    return call, lambda result: chosen.unpack(result, case.N)[rows]
+
+
 def simulate_step(case: Case, engine: str):
     """A whole run of `STEPS` Euler steps; `UNITS` says how many operations that is."""
     particles, inputs, targets = data(case)
@@ -51,7 +67,13 @@ def simulate_step(case: Case, engine: str):
     return call, None
 
 
-OPERATIONS = {"velocity": velocity, "jvp": jvp, "tangent_kernel": tangent_kernel, "simulate_step": simulate_step}
+OPERATIONS = {
+    "velocity": velocity,
+    "jvp": jvp,
+    "tangent_kernel": tangent_kernel,
+    "population": population,
+    "simulate_step": simulate_step,
+}
 UNITS = {"simulate_step": STEPS}  # operations in one call, where it is not one
 
 

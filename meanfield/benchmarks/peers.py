@@ -101,7 +101,48 @@ def numpy_tiled() -> dict[str, Any]:
 
         return tiled, lambda result: _probe(result, probed(case.N))
 
-    return {"velocity": velocity}
+    def population(case: Case):
+        a, w = _population_arrays(case)
+        controller, pool = ThreadpoolController(), ThreadPoolExecutor(cores())
+        size = max(8, _TILE_BYTES // (case.N * w.itemsize))
+        tiles = [slice(start, start + size) for start in range(0, case.N, size)]
+
+        def tiled():
+            in_a, in_w = np.empty_like(a), np.empty_like(w)
+            p = (w * w).sum(axis=1)
+
+            def move(tile):
+                in_a[tile], in_w[tile] = _pairs(np, np.arcsin, case, a[tile], w[tile], p[tile, None], a, w, p)
+
+            with controller.limit(limits=1):
+                list(pool.map(move, tiles))
+            return in_a, in_w
+
+        return tiled, lambda result: _probe(result, probed(case.N))
+
+    return {"velocity": velocity, "population": population}
+
+
+def _pairs(xp, arcsin, case, a, w, q, a_node, w_node, p):
+    """-(1/N) sum_j a_j grad_theta [a_i O(w_i, w_j)] for erf and relu, by hand; `xp` is numpy, torch or jax.numpy."""
+    c, pull = w @ w_node.T, -a_node / case.N
+    if case.activation == "erf":
+        volume = (1 + 2 * q) * (1 + 2 * p)
+        value = 2 / np.pi * arcsin(2 * c / xp.sqrt(volume))
+        in_c = 4 / np.pi / xp.sqrt(volume - 4 * c * c)
+        in_q = -c * in_c / (1 + 2 * q)
+    else:
+        size = xp.sqrt(q * p)
+        sine = xp.sqrt(xp.clip(1 - (c / size) ** 2, 0, 1))
+        in_c = 0.25 + arcsin(xp.clip(c / size, -1, 1)) / (2 * np.pi)
+        value = size * sine / (2 * np.pi) + in_c * c
+        in_q = size * sine / (4 * np.pi * q)
+    return value @ pull, a[:, None] * ((in_c * pull) @ w_node + 2 * (in_q @ pull)[:, None] * w)
+
+
+def _population_arrays(case):
+    a, w, _, _ = _arrays(case)
+    return a, w
 
 
 def _numpy_relu(z):
@@ -178,7 +219,25 @@ def torch_hand(compiled: bool = False) -> dict[str, Any]:
 
         return call, lambda result: _probe(result, probed(case.N))
 
-    return {"velocity": velocity, "matmul": _torch_matmul(torch)}
+    def population(case: Case):
+        _needs(case, 6)
+        a, w = map(torch.from_numpy, _population_arrays(case))
+
+        def by_hand(a, w):
+            p = (w * w).sum(1)
+            return _pairs(torch, torch.arcsin, case, a, w, p[:, None], a, w, p)
+
+        if compiled:
+            torch._dynamo.reset()
+            by_hand = torch.compile(by_hand)
+
+        def call():
+            with torch.inference_mode(not compiled), torch.no_grad():
+                return by_hand(a, w)
+
+        return call, lambda result: _probe(result, probed(case.N))
+
+    return {"velocity": velocity, "population": population, "matmul": _torch_matmul(torch)}
 
 
 def torch_compile() -> dict[str, Any]:
@@ -267,13 +326,25 @@ def jax() -> dict[str, Any]:
             lambda result: np.asarray(result)[np.ix_(rows, rows)],
         )
 
+    def population(case: Case):
+        _needs(case, 6)
+        arrays(case)  # sets the precision
+        a, w = map(jnp.asarray, _population_arrays(case))
+
+        @jax.jit
+        def by_hand(a, w):
+            p = (w * w).sum(1)
+            return _pairs(jnp, jnp.arcsin, case, a, w, p[:, None], a, w, p)
+
+        return lambda: jax.block_until_ready(by_hand(a, w)), lambda result: _probe(result, probed(case.N))
+
     def matmul(dtype, size):
         jax.config.update("jax_enable_x64", dtype == "float64")
         left = jnp.ones((size, size), dtype)
         product = jax.jit(jnp.matmul)
         return lambda: jax.block_until_ready(product(left, left))
 
-    return {"velocity": velocity, "tangent_kernel": tangent_kernel, "matmul": matmul}
+    return {"velocity": velocity, "tangent_kernel": tangent_kernel, "population": population, "matmul": matmul}
 
 
 def _arrays(case):

@@ -6,6 +6,7 @@ from typing import Any
 _TITLES = {
     "velocity": "Velocity: ratio is best peer / ours, above 1 where ours is faster",
     "tangent_kernel": "Tangent kernel: ratio is best peer / ours",
+    "population": "Velocity on the population risk: ratio is best peer / ours",
     "jvp": "Motion of f along a velocity: time over that of one velocity evaluation",
     "threads": "Threads: speed-up of two threads over one",
     "simulate_step": "One Euler step within `simulate`",

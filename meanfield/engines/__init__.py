@@ -15,6 +15,7 @@ import numpy as np
 from .. import _checks
 from ..activations import Activation
 from ..errors import InputError
+from ..overlaps import Overlap
 from . import cpu, reference
 
 
@@ -40,6 +41,10 @@ class Engine(Protocol):
         """Room in which a prediction can leave the z_ik for the velocity at the same cloud; None if not worth it."""
         ...
 
+    def estimate(self, n_particles: int, n: int, dim: int, dtype: str = "float64", clouds: int = 2) -> dict[str, int]:
+        """Bytes, by what takes them, of velocities of N particles at n inputs, with so many clouds at once."""
+        ...
+
     def predict(
         self, activation: Activation, cloud: Any, masses: Any, inputs: Any, projections: Any = None
     ) -> np.ndarray:
@@ -58,6 +63,25 @@ class Engine(Protocol):
 
     def jvp(self, activation: Activation, cloud: Any, velocity: Any, masses: Any, inputs: Any) -> np.ndarray:
         """sum_i m_i <grad_theta [a_i phi(z_ik)], v_i>, (n,)."""
+        ...
+
+    def pairwise(
+        self, overlap: Overlap, cloud: Any, nodes: Any, weights: np.ndarray, mobilities, out: Any = None
+    ) -> Any:
+        """sum_k c_k grad_theta [a_i O(w_i, w_k)] with the mobilities on its (a, w) parts; `nodes` packed like inputs.
+
+        O(w, w') = E[phi(w . x) phi(w' . x)]: the velocity on the population risk, with c_k the signed masses of the
+        particles and of the target's atoms.
+        """
+        ...
+
+    def gram(
+        self, activation: Activation, cloud: Any, masses: Any, inputs: Any, other: Any = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(sum_i m_i phi(z_ik) phi(z_il), sum_i m_i a_i^2 phi'(z_ik) phi'(z_il)), (n, n') in the cloud's dtype.
+
+        `other` None: the inputs themselves, and symmetric to the last bit.
+        """
         ...
 
     def combine(self, base: Any, step: float, coefficients, stages, out: Any = None) -> Any:
@@ -84,6 +108,15 @@ def find(engine: str | Engine) -> Engine:
     if not hasattr(found, "NAME"):
         raise InputError(f"engine is {engine!r}; needed: one of {', '.join(ENGINES)}, or an object like one.")
     return found
+
+
+def set_num_threads(number: int) -> None:
+    """Let the CPU engine run on so many threads, from 1 to those that the process started with.
+
+    The environment variable NUMBA_NUM_THREADS sets that number (default: all cores). Results do not depend on it, to
+    the last bit. Raises InputError beyond it.
+    """
+    cpu.set_num_threads(number)
 
 
 def doctor() -> dict[str, str]:

@@ -16,18 +16,20 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 from numba import get_num_threads, types
+from numba.core import config
 from numba.core.errors import NumbaError
 from numba.np.ufunc import threading_layer
 
+from .. import _checks
 from ..activations import linear
 from ..errors import InputError
 from . import cpu_cache, cpu_loops, host
 from .cpu_loops import LANES, STAGES, in_parallel, in_turn
-from .cpu_single import in_own_type
+from .cpu_single import in_own_type, overlap_in_own_type
 
 __all__ = [
-    "NAME", "combine", "error_norm", "is_finite", "jvp", "pack", "pack_inputs", "pack_masses", "predict",
-    "projections", "unpack", "vjp",
+    "NAME", "combine", "error_norm", "estimate", "gram", "is_finite", "jvp", "pack", "pack_inputs", "pack_masses",
+    "pairwise", "predict", "projections", "unpack", "vjp",
 ]  # fmt: skip
 
 # Waiting threads sleep rather than spin. OpenMP reads this once, before the first parallel loop. Of two quick jobs side
@@ -36,7 +38,9 @@ __all__ = [
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 NAME = "cpu"
+_MOST_THREADS: int = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 _MOST_GROUPS = 256  # partial sums kept: (groups, n)
+_FEATURE_BYTES = 64 * 2**20  # of phi(z) and a phi'(z), for some particles at a time, behind a tangent kernel
 _SMALL = 2**20  # multiplications below which waking a second thread costs more than it saves
 
 
@@ -74,11 +78,26 @@ def projections(cloud, inputs):
     Kept where n N is at most 2 (N + n) (1 + d), so that memory stays of the order of the particles and the data;
     d is large there, and a third of the arithmetic is saved.
     """
-    width, n_particles = cloud.shape
-    if inputs.number * n_particles > 2 * (n_particles + inputs.number) * width:
+    if not _keeps_projections(cloud.shape[1], inputs.number, cloud.shape[0]):
         return None
-    lanes = LANES[cloud.dtype.name]
-    return cpu_loops.aligned((-(-n_particles // lanes), len(inputs.rows), lanes), cloud.dtype)
+    return cpu_loops.aligned((_tiles(cloud), len(inputs.rows), LANES[cloud.dtype.name]), cloud.dtype)
+
+
+def _keeps_projections(n_particles, n, width):
+    return n * n_particles <= 2 * (n_particles + n) * width
+
+
+def estimate(n_particles, n, dim, dtype="float64", clouds=2):
+    itemsize, width, lanes = np.dtype(dtype).itemsize, 1 + dim, LANES[dtype]
+    tiles = -(-n_particles // lanes)
+    kept = tiles * lanes * n * itemsize if _keeps_projections(n_particles, n, width) else 0
+    return {
+        "clouds": clouds * n_particles * width * itemsize,
+        "masses and inputs": (n_particles + 2 * n * dim) * itemsize,
+        "sums": 8 * n * min(tiles, _MOST_GROUPS),
+        "projections": kept,
+        "scratch": get_num_threads() * (2 * width + 2 * cpu_loops.BLOCK) * lanes * itemsize,
+    }
 
 
 def predict(activation, cloud, masses, inputs, projections=None):
@@ -104,6 +123,52 @@ def vjp(activation, cloud, inputs, weights, mobilities, projections=None, out=No
     work = inputs.rows.size * cloud.shape[1]
     _run("vjp", activation, _tiles(cloud), work, cloud, inputs.rows, inputs.columns, padded, xi_a, xi_w, kept, out)
     return out
+
+
+def pairwise(overlap, cloud, nodes, weights, mobilities, out=None):
+    padded = np.zeros(len(nodes.rows), cloud.dtype)
+    padded[: nodes.number] = weights
+    own, theirs = _variances(overlap, cloud[1:]), _variances(overlap, nodes.rows.T)
+    xi_a, xi_w = (cloud.dtype.type(xi) for xi in mobilities)
+    out = np.empty_like(cloud) if out is None else out
+    work = nodes.rows.size * cloud.shape[1]
+    nodes = nodes.rows, nodes.columns, theirs, padded
+    _run("pairwise", overlap, _tiles(cloud), work, cloud, own, *nodes, xi_a, xi_w, out)
+    return out
+
+
+def _variances(overlap, columns):
+    """|w|^2 of each column and its scale, in two rows."""
+    q = np.einsum("jk,jk->k", columns, columns)
+    return np.array([q, overlap.scale(q)], columns.dtype)
+
+
+def gram(activation, cloud, masses, inputs, other=None):
+    same, other = other is None, inputs if other is None else other
+    lanes = LANES[cloud.dtype.name]
+    in_a, in_w = np.zeros((2, len(inputs.rows), -(-len(other.rows) // lanes) * lanes), cloud.dtype)
+    step = max(1, _FEATURE_BYTES // (2 * cloud.itemsize * (len(inputs.rows) + len(other.rows))) // lanes) * lanes
+    for first in range(0, cloud.shape[1], step):
+        block, mass = np.ascontiguousarray(cloud[:, first : first + step]), masses[first : first + step]
+        features = _features(activation, block, inputs)
+        features_other = features if same else _features(activation, block, other)
+        for x, y, total in zip(features, features_other, (in_a, in_w), strict=True):
+            _run("gram", None, total.shape[1] // lanes, x.size * len(y), x, y, mass, same, total)
+    in_a, in_w = in_a[: inputs.number, : other.number], in_w[: inputs.number, : other.number]
+    return (_mirrored(in_a), _mirrored(in_w)) if same else (in_a, in_w)
+
+
+def _features(activation, cloud, inputs):
+    values, slopes = np.empty((2, len(inputs.rows), cloud.shape[1]), cloud.dtype)
+    _run("features", activation, _tiles(cloud), inputs.rows.size * cloud.shape[1], cloud, inputs.rows, values, slopes)
+    return values, slopes
+
+
+def _mirrored(upper):
+    """The symmetric matrix with this upper triangle."""
+    upper = np.triu(upper)
+    upper += np.triu(upper, 1).T
+    return upper
 
 
 def combine(base, step, coefficients, stages, out=None):
@@ -144,6 +209,16 @@ def is_finite(cloud):
     return bool(partial.all())
 
 
+def set_num_threads(number):
+    number = _checks.count(number, "number of threads")
+    if number > _MOST_THREADS:
+        raise InputError(
+            f"number of threads is {number}; needed: at most {_MOST_THREADS}, with which this process "
+            "started. Set NUMBA_NUM_THREADS before starting it."
+        )
+    numba.set_num_threads(number)
+
+
 def doctor() -> dict[str, str]:
     """Threads and threading layer in use, which takes a parallel loop to find out; where machine code is kept."""
     cloud = pack(np.zeros((1, 2)), "float64")
@@ -180,15 +255,17 @@ def _compiled(operation, activation, dtype) -> int:
     build = getattr(cpu_loops, f"build_{operation}")
     name, formula = ("", None) if activation is None else (activation.name, activation.formula)
     try:
-        kernel = build() if formula is None else build(in_own_type(formula), dtype.name)
+        typed = overlap_in_own_type if operation == "pairwise" else in_own_type
+        kernel = build(dtype.name) if formula is None else build(typed(formula), dtype.name)
         cpu_cache.attach(kernel, operation, dtype.name, "" if formula is None else cpu_cache.digest(formula))
         kernel.compile((types.intp, *_types(operation, numba.from_dtype(dtype))))
     except (NumbaError, TypeError, AttributeError) as problem:
         lines = [line for line in str(problem).splitlines() if line.strip()]
         reason = next((line for line in lines if not line.startswith("Failed in")), "no reason given")
+        kind, returned = _KINDS["pairwise" if operation == "pairwise" else "other"]
         raise InputError(
-            f"activation {name!r} does not compile for engine 'cpu' ({reason}); needed: branch-free arithmetic over "
-            "meanfield.vocabulary that returns (value, slope). Engine 'reference' runs any NumPy function."
+            f"{kind} {name!r} does not compile for engine 'cpu' ({reason}); needed: branch-free arithmetic over "
+            f"meanfield.vocabulary that returns {returned}. Engine 'reference' runs any NumPy function."
         ) from problem
     _kernels.append(kernel)
     (result,) = kernel.overloads.values()
@@ -203,12 +280,17 @@ def _types(operation, real):
         "predict": (cloud, row, cloud, kept, sums),
         "jvp": (cloud, cloud, row, cloud, sums),
         "vjp": (cloud, cloud, cloud, row, real, real, kept, cloud),
+        "pairwise": (cloud, cloud, cloud, cloud, cloud, row, real, real, cloud),
+        "features": (cloud, cloud, cloud, cloud),
+        "gram": (cloud, cloud, row, types.boolean, cloud),
         "combine": (row,) * (3 + STAGES),
         "error_norm": (*(row,) * (3 + STAGES), real, real, line),
         "is_finite": (row, flags),
     }[operation]
 
 
+# What a formula is called, and what it returns.
+_KINDS = {"pairwise": ("overlap", "(value, d/dc, d/dq)"), "other": ("activation", "(value, slope)")}
 _kernels: list[Any] = []  # keeps the machine code alive whose addresses are out
 cpu_cache.attach(in_parallel, "in parallel")
 cpu_cache.attach(in_turn, "in turn")

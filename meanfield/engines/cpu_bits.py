@@ -70,6 +70,17 @@ def copysign(typingctx, size, sign):
 
 
 @_intrinsic
+def square_root(typingctx, x):
+    """By the machine's instruction alone: beside it math.sqrt calls libm, for the errno of a negative number."""
+
+    def build(context, builder, signature, args):
+        real = args[0].type
+        return builder.call(builder.module.declare_intrinsic("llvm.sqrt", [real]), args)
+
+    return x(x), build
+
+
+@_intrinsic
 def exponential(typingctx, x):
     """n, the integer nearest to x, and 2^n; |x| below the bias of the exponent."""
 

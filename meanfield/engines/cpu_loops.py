@@ -19,7 +19,7 @@ from .cpu_vocabulary import EXACT  # which attaches the compiled vocabulary
 
 _ROW_BYTES = 1024  # of a tile: whole blocks of vectors, and 32 rows stay in a first-level cache
 _LINE_BYTES = 64
-_BLOCK = 32  # inputs taken at a time: Z is 32 KB, and stays in the first-level cache with its share of W
+BLOCK = 32  # inputs taken at a time: Z is 32 KB, and stays in the first-level cache with its share of W
 
 LANES = {dtype: _ROW_BYTES // np.dtype(dtype).itemsize for dtype in ("float64", "float32")}
 
@@ -111,7 +111,7 @@ def build_predict(phi, dtype):
         width, n_particles = cloud.shape
         groups, n = partial.shape
         tiles = -(-n_particles // lanes)
-        own, mass, scratch = rows(width), rows(1), rows(_BLOCK)
+        own, mass, scratch = rows(width), rows(1), rows(BLOCK)
         for t in range(group * tiles // groups, (group + 1) * tiles // groups):
             first = t * lanes
             count = min(lanes, n_particles - first)
@@ -124,9 +124,9 @@ def build_predict(phi, dtype):
             for lane in range(count):
                 mass[0, lane] = masses[first + lane]
             a, m, w = own[0], mass[0], own[1:]
-            for k0 in range(0, inputs.shape[0], _BLOCK):
-                block = inputs[k0 : k0 + _BLOCK]
-                z = kept[t, k0 : k0 + _BLOCK] if kept.shape[0] > 0 else scratch
+            for k0 in range(0, inputs.shape[0], BLOCK):
+                block = inputs[k0 : k0 + BLOCK]
+                z = kept[t, k0 : k0 + BLOCK] if kept.shape[0] > 0 else scratch
                 clear(z, block.shape[0])
                 add_product(z, block, w)
                 for k in range(min(block.shape[0], n - k0)):
@@ -151,7 +151,7 @@ def build_jvp(phi, dtype):
         groups, n = partial.shape
         tiles = -(-n_particles // lanes)
         own, moved, mass = rows(width), rows(width), rows(1)
-        z, dz = rows(_BLOCK), rows(_BLOCK)
+        z, dz = rows(BLOCK), rows(BLOCK)
         for t in range(group * tiles // groups, (group + 1) * tiles // groups):
             first = t * lanes
             count = min(lanes, n_particles - first)
@@ -166,8 +166,8 @@ def build_jvp(phi, dtype):
             for lane in range(count):
                 mass[0, lane] = masses[first + lane]
             a, da, m, w, dw = own[0], moved[0], mass[0], own[1:], moved[1:]
-            for k0 in range(0, inputs.shape[0], _BLOCK):
-                block = inputs[k0 : k0 + _BLOCK]
+            for k0 in range(0, inputs.shape[0], BLOCK):
+                block = inputs[k0 : k0 + BLOCK]
                 clear(z, block.shape[0])
                 clear(dz, block.shape[0])
                 add_product(z, block, w)
@@ -190,15 +190,15 @@ def build_vjp(phi, dtype):
     @njit(**_LOOP)
     def sum_inputs(t, cloud, inputs, transposed, weights, mobility_a, mobility_w, kept, velocity):
         width, n_particles = cloud.shape
-        own, sums, scratch = rows(width), rows(1 + transposed.shape[0]), rows(_BLOCK)
+        own, sums, scratch = rows(width), rows(1 + transposed.shape[0]), rows(BLOCK)
         first = t * lanes
         count = min(lanes, n_particles - first)
         load(cloud, first, count, own)
         a, w, in_a, in_w = own[0], own[1:], sums[0], sums[1:]
-        for k0 in range(0, inputs.shape[0], _BLOCK):
-            block = inputs[k0 : k0 + _BLOCK]
+        for k0 in range(0, inputs.shape[0], BLOCK):
+            block = inputs[k0 : k0 + BLOCK]
             if kept.shape[0] > 0:
-                z = kept[t, k0 : k0 + _BLOCK]
+                z = kept[t, k0 : k0 + BLOCK]
             else:
                 z = scratch
                 clear(z, block.shape[0])
@@ -209,7 +209,7 @@ def build_vjp(phi, dtype):
                     of_a, of_z = gradient(a[lane], z[k, lane])
                     in_a[lane] += weight * of_a
                     z[k, lane] = weight * of_z
-            add_product(in_w, transposed[:, k0 : k0 + _BLOCK], z)
+            add_product(in_w, transposed[:, k0 : k0 + BLOCK], z)
         for lane in range(count):
             velocity[0, first + lane] = mobility_a * in_a[lane]
         for j in range(1, width):
@@ -229,7 +229,7 @@ def chunks(size: int) -> int:
     return -(-size // _CHUNK)
 
 
-def build_combine():
+def build_combine(dtype):
     """out = base + sum_j c_j s_j"""
 
     @njit(**_LOOP)
@@ -242,7 +242,7 @@ def build_combine():
     return combine_chunk
 
 
-def build_error_norm():
+def build_error_norm(dtype):
     """Sum of squares of sum_j c_j s_j / (atol + rtol max(|before|, |after|)) for each chunk."""
 
     @njit(**_LOOP)
@@ -258,7 +258,7 @@ def build_error_norm():
     return add_squares
 
 
-def build_is_finite():
+def build_is_finite(dtype):
     """Whether all entries of each chunk are."""
 
     @njit(**_LOOP)
@@ -269,3 +269,91 @@ def build_is_finite():
         partial[chunk] = good
 
     return look
+
+
+def build_features(phi, dtype):
+    """phi(z_ik) and a_i phi'(z_ik), the factors of the gradient of a unit: arrays (n, N)."""
+    tile = tile_functions(dtype)
+    lanes, rows, load, clear, add_product = tile.lanes, tile.rows, tile.load, tile.clear, tile.add_product
+    gradient = _inline(interactions.unit_gradient(phi))
+
+    @njit(**_LOOP)
+    def fill(t, cloud, inputs, values, slopes):
+        width, n_particles = cloud.shape
+        own, z = rows(width), rows(BLOCK)
+        first = t * lanes
+        count = min(lanes, n_particles - first)
+        load(cloud, first, count, own)
+        a, w = own[0], own[1:]
+        for k0 in range(0, inputs.shape[0], BLOCK):
+            block = inputs[k0 : k0 + BLOCK]
+            clear(z, block.shape[0])
+            add_product(z, block, w)
+            for k in range(block.shape[0]):
+                for lane in range(count):
+                    values[k0 + k, first + lane], slopes[k0 + k, first + lane] = gradient(a[lane], z[k, lane])
+
+    return fill
+
+
+def build_gram(dtype):
+    """out += X diag(m) Y' for each tile of columns of `out`, (rows of X, rows of Y filled up to whole tiles).
+
+    Where X is Y, only up to the diagonal. Columns come from both ends in turn, so that threads that take an equal share
+    of them have an equal share of the work.
+    """
+    tile = tile_functions(dtype)
+    lanes, rows, add_product = tile.lanes, tile.rows, tile.add_product
+
+    @njit(**_LOOP)
+    def add_columns(i, x, y, masses, same, out):
+        t = i // 2 if i % 2 == 0 else out.shape[1] // lanes - 1 - i // 2
+        first = t * lanes
+        column = rows(y.shape[1])
+        for lane in range(min(lanes, y.shape[0] - first)):
+            for particle in range(y.shape[1]):
+                column[particle, lane] = masses[particle] * y[first + lane, particle]
+        last = min(first + lanes, x.shape[0]) if same else x.shape[0]
+        for k0 in range(0, last, BLOCK):
+            upto = min(k0 + BLOCK, x.shape[0])
+            add_product(out[k0:upto, first : first + lanes], x[k0:upto], column)
+
+    return add_columns
+
+
+def build_pairwise(overlap, dtype):
+    """sum_k c_k grad_theta [a_i O(w_i, w_k)] times the mobilities, for each tile; O is an overlap."""
+    tile = tile_functions(dtype)
+    lanes, rows, load, clear = tile.lanes, tile.rows, tile.load, tile.clear
+    add_product, two = tile.add_product, tile.real(2)
+
+    @njit(**_LOOP)
+    def sum_nodes(i, cloud, variances, nodes, transposed, node_variances, weights, xi_a, xi_w, velocity):
+        width, n_particles = cloud.shape
+        own, sums, z, own_variances = rows(width), rows(1 + transposed.shape[0]), rows(BLOCK), rows(3)
+        first = i * lanes
+        count = min(lanes, n_particles - first)
+        load(cloud, first, count, own)
+        load(variances, first, count, own_variances)
+        a, w, in_a, in_w = own[0], own[1:], sums[0], sums[1:]
+        q, s, in_q = own_variances[0], own_variances[1], own_variances[2]
+        for k0 in range(0, nodes.shape[0], BLOCK):
+            block = nodes[k0 : k0 + BLOCK]
+            clear(z, block.shape[0])
+            add_product(z, block, w)
+            for k in range(block.shape[0]):
+                weight, p, t = weights[k0 + k], node_variances[0, k0 + k], node_variances[1, k0 + k]
+                for lane in range(lanes):
+                    value, of_c, of_q = overlap(z[k, lane], q[lane], s[lane], p, t)
+                    in_a[lane] += weight * value
+                    in_q[lane] += weight * of_q
+                    z[k, lane] = weight * of_c
+            add_product(in_w, transposed[:, k0 : k0 + BLOCK], z)
+        for lane in range(count):
+            velocity[0, first + lane] = xi_a * in_a[lane]
+        for j in range(w.shape[0]):
+            for lane in range(count):
+                moved = in_w[j, lane] + two * in_q[lane] * w[j, lane]
+                velocity[1 + j, first + lane] = xi_w * a[lane] * moved
+
+    return sum_nodes

@@ -81,6 +81,18 @@ def in_own_type(formula):
     return phi
 
 
+def overlap_in_own_type(formula):
+    """A compiled (c, q, s, p, t) -> (value, d/dc, d/dq) from the formula of an overlap, likewise."""
+    compiled: Any = njit(**EXACT)(formula)
+
+    @njit(**EXACT)
+    def overlap(c, q, s, p, t):
+        value, in_c, in_q = compiled(single(c), single(q), single(s), single(p), single(t))
+        return plain(value, c), plain(in_c, c), plain(in_q, c)
+
+    return overlap
+
+
 def _operator(function, operands, result, build):
     """Numba's `function` of `operands` arguments where one at least is SINGLE and the others are numbers."""
 

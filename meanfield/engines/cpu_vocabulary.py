@@ -1,9 +1,9 @@
 """The CPU engine's bodies for the names of `vocabulary`: branch-free, so that LLVM runs them on vectors.
 
-Numba from PyPI calls libm one element at a time for exp, tanh and erf, which costs five to ten times as much.
-These are correct to a few units in the last place in float64 and in float32, each computed in its own type; they
-are monotone, propagate NaN and are right at +-infinity. No reassociation is allowed inside them: it would undo the
-compensated steps.
+Numba from PyPI calls libm one element at a time for exp, tanh, arcsin and the like, which costs five to ten times
+as much. These are correct to a few units in the last place in float64 and in float32, each computed in its own type;
+they are monotone, propagate NaN and are right at +-infinity. No reassociation is allowed inside them: it would undo
+the compensated steps.
 """
 
 import math
@@ -15,13 +15,18 @@ from numba.extending import overload
 
 from .. import vocabulary
 from . import coefficients as fits
-from .cpu_bits import binades, copysign, exponential, polynomial
+from .cpu_bits import binades, copysign, exponential, polynomial, square_root
 from .cpu_single import EXACT, SINGLE, plain, single
 
 _inline: Any = njit(**EXACT)
 
 # log 2, its high part short enough that its product with an exponent is exact
 _LOG2 = {"float64": (0.6931471803691238, 1.9082149292705877e-10), "float32": (0.693359375, -2.12194440e-4)}
+# pi / 2 to more digits than the type has: the nearest number, and what is left
+_QUARTER = {
+    "float64": (1.5707963267948966, 6.123233995736766e-17),
+    "float32": (1.5707963705062866, -4.371139000186241e-08),
+}
 
 
 def _make_exp(dtype):
@@ -108,6 +113,35 @@ def _make_log1p(dtype):
     return log1p
 
 
+def _make_arcs(dtype):
+    high, low = _QUARTER[dtype]
+    rest = polynomial(fits.ARCSIN_REST if dtype == "float64" else fits.SINGLE_ARCSIN_REST)
+
+    @_inline
+    def reduced(x):
+        """y, arcsin(y) - y and whether y is x; else arccos|x| = 2 arcsin(y), NaN from the root beyond 1."""
+        near = abs(x) <= 0.5
+        square = x * x if near else 0.5 - 0.5 * abs(x)  # the latter exact
+        root = square_root(square)
+        y = x if near else root
+        return y, y * (square * rest(square)), near
+
+    @_inline
+    def arcsin(x):
+        y, excess, near = reduced(abs(x))
+        # From one x to the next y moves by its last place at least, which the small excess cannot undo: monotone.
+        return copysign(y + excess if near else (high - 2.0 * y) + (low - 2.0 * excess), x)
+
+    @_inline
+    def arccos(x):
+        y, excess, near = reduced(x)
+        rest_of_quarter = high - (y + (excess - low))
+        far = 2.0 * (y + excess) if x > 0.0 else 2.0 * rest_of_quarter
+        return rest_of_quarter if near else far
+
+    return arcsin, arccos
+
+
 @_inline
 def _maximum(z, other):
     return z if (z >= other or z != z) else other
@@ -156,9 +190,12 @@ _attach(vocabulary.exp, _exp, _single_exp)
 _attach(vocabulary.tanh, _make_tanh(_grown, "float64"), _make_tanh(_single_grown, "float32"))
 _attach(vocabulary.erf, _make_erf(_exp, "float64"), _make_erf(_single_exp, "float32"))
 _attach(vocabulary.log1p, _make_log1p("float64"), _make_log1p("float32"))
+(_arcsin, _arccos), (_single_arcsin, _single_arccos) = _make_arcs("float64"), _make_arcs("float32")
+_attach(vocabulary.arcsin, _arcsin, _single_arcsin)
+_attach(vocabulary.arccos, _arccos, _single_arccos)
 for _name, _native in {"sqrt": math.sqrt, "sin": math.sin, "cos": math.cos, "absolute": abs}.items():
     _attach_native(getattr(vocabulary, _name), _native)
-for _name in ("exp", "tanh", "log1p", "sqrt", "sin", "cos", "absolute", "maximum", "minimum", "where"):
+for _name in "exp tanh log1p arcsin arccos sqrt sin cos absolute maximum minimum where".split():
     _attach_numpy(getattr(vocabulary, _name), getattr(np, _name))
 
 

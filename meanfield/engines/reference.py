@@ -6,8 +6,8 @@ from .. import interactions
 from .host import combine, error_norm, is_finite
 
 __all__ = [
-    "NAME", "combine", "error_norm", "is_finite", "jvp", "pack", "pack_inputs", "pack_masses", "predict",
-    "projections", "unpack", "vjp",
+    "NAME", "combine", "error_norm", "estimate", "gram", "is_finite", "jvp", "pack", "pack_inputs", "pack_masses",
+    "pairwise", "predict", "projections", "unpack", "vjp",
 ]  # fmt: skip
 
 NAME = "reference"
@@ -32,6 +32,15 @@ def pack_inputs(inputs, dtype):
 
 def projections(cloud, inputs):
     """None: they are computed again where they are needed."""
+
+
+def estimate(n_particles, n, dim, dtype="float64", clouds=2):
+    itemsize = np.dtype(dtype).itemsize
+    return {
+        "clouds": clouds * n_particles * (1 + dim) * itemsize,
+        "masses and inputs": (n_particles + n * dim) * itemsize,
+        "blocks": 8 * itemsize * min(max(_BLOCK_ENTRIES, n), n_particles * n),
+    }
 
 
 def predict(activation, cloud, masses, inputs, projections=None):
@@ -62,6 +71,29 @@ def jvp(activation, cloud, velocity, masses, inputs):
         a, w = cloud[rows, :1], cloud[rows, 1:]
         total += masses[rows] @ formula(a, w @ inputs.T, velocity[rows, :1], velocity[rows, 1:] @ inputs.T)
     return total
+
+
+def pairwise(overlap, cloud, nodes, weights, mobilities, out=None):
+    weights, sizes = weights.astype(cloud.dtype), (nodes * nodes).sum(axis=1)
+    velocity = np.empty_like(cloud) if out is None else out
+    for rows in _blocks(cloud, nodes):
+        a, w = cloud[rows, :1], cloud[rows, 1:]
+        value, in_c, in_q = overlap((w * w).sum(axis=1, keepdims=True), w @ nodes.T, sizes)
+        velocity[rows, 0] = mobilities[0] * (value @ weights)
+        velocity[rows, 1:] = mobilities[1] * a * ((in_c * weights) @ nodes + 2.0 * (in_q @ weights)[:, None] * w)
+    return velocity
+
+
+def gram(activation, cloud, masses, inputs, other=None):
+    formula = interactions.unit_gradient(activation.formula)
+    in_a, in_w = np.zeros((2, len(inputs), len(inputs if other is None else other)), cloud.dtype)
+    for rows in _blocks(cloud, inputs if other is None else np.concatenate([inputs, other])):
+        a, w = cloud[rows, :1], cloud[rows, 1:]
+        values, slopes = features = formula(a, w @ inputs.T)
+        values_other, slopes_other = features if other is None else formula(a, w @ other.T)
+        in_a += (masses[rows, None] * values).T @ values_other
+        in_w += (masses[rows, None] * slopes).T @ slopes_other
+    return in_a, in_w
 
 
 def _blocks(cloud, inputs):

@@ -1,0 +1,80 @@
+"""Overlaps: E[phi(u) phi(v)] for centred Gaussian u, v, in closed form, with its derivatives.
+
+For Gaussian inputs x ~ N(0, I) and units phi(w . x), phi(w' . x) the pair (u, v) = (w . x, w' . x) has the variances
+q = |w|^2 and p = |w'|^2 and the covariance c = w . w'. Every mean over the inputs is then a function of (q, c, p), and
+the population risk needs no data. The derivative in c is E[phi'(u) phi'(v)] (Price's theorem).
+
+A formula is branch-free arithmetic over `vocabulary`, like an activation's. What depends on one variance alone, the
+`scale`, is a function of its own: it is taken once for each particle and not for each pair.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .activations import Activation, erf, linear, relu
+from .vocabulary import arccos, arcsin, maximum, minimum, sqrt, where
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """E[phi(u) phi(v)] and its derivatives.
+
+    scale : q -> s, what the formula needs of a variance
+    formula : (c, q, s, p, t) -> (value, d/dc, d/dq), s and t the scales of q and p
+    """
+
+    name: str
+    scale: Callable[[Any], Any]
+    formula: Callable[[Any, Any, Any, Any, Any], tuple[Any, Any, Any]]
+
+    def __call__(self, q, c, p):
+        """(E[phi(u) phi(v)], its derivative in c, its derivative in q) for arrays that broadcast together."""
+        return self.formula(c, q, self.scale(q), p, self.scale(p))
+
+    def __repr__(self) -> str:
+        return f"Overlap({self.name!r})"
+
+
+def _erf_scale(q):
+    return 1.0 / sqrt(1.0 + 2.0 * q)
+
+
+def _erf(c, q, s, p, t):
+    """(2/pi) arcsin r, r = 2c / sqrt((1 + 2q)(1 + 2p)): Williams (1997), eq. 10; Saad & Solla (1995)."""
+    both = s * t
+    r = minimum(maximum(2.0 * c * both, -1.0), 1.0)
+    in_c = 4.0 / math.pi * both / sqrt((1.0 - r) * (1.0 + r))
+    return 2.0 / math.pi * arcsin(r), in_c, -c * in_c * s * s
+
+
+def _relu_scale(q):
+    return where(q > 0.0, 1.0 / sqrt(where(q > 0.0, q, 1.0)), 0.0)
+
+
+def _relu(c, q, s, p, t):
+    """sqrt(q p) (sin h + (pi - h) cos h) / (2 pi), cos h = c / sqrt(q p): Cho & Saul (2009), degree 1.
+
+    The angle h between nearly parallel weights is known to the square root of the rounding error.
+    """
+    both = s * t
+    cosine = minimum(maximum(c * both, -1.0), 1.0)
+    height = q * p * both * sqrt((1.0 - cosine) * (1.0 + cosine))
+    in_c = 0.5 - arccos(cosine) / (2.0 * math.pi)
+    return height / (2.0 * math.pi) + in_c * c, in_c, height * s * s / (4.0 * math.pi)
+
+
+def _linear_scale(q):
+    return q
+
+
+def _linear(c, q, s, p, t):
+    return c, 1.0 + 0.0 * c, 0.0 * c
+
+
+OVERLAPS: dict[Activation, Overlap] = {
+    erf: Overlap("erf", _erf_scale, _erf),
+    relu: Overlap("relu", _relu_scale, _relu),
+    linear: Overlap("linear", _linear_scale, _linear),
+}

@@ -1,0 +1,168 @@
+"""Overlaps E[phi(u) phi(v)]: closed forms against quadrature, derivatives, and the pairwise velocity made of them."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from meanfield.activations import ACTIVATIONS, erf, relu
+from meanfield.engines import ENGINES, cpu, reference
+from meanfield.errors import InputError
+from meanfield.overlaps import OVERLAPS, Overlap
+
+EVERY = pytest.mark.parametrize("activation", OVERLAPS, ids=lambda each: each.name)
+EVERYWHERE = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+
+
+def triples(seed, size=20):
+    """(q, c, p) of correlations between -0.95 and 0.95."""
+    rng = np.random.default_rng(seed)
+    q, p = rng.uniform(0.2, 3.0, (2, size))
+    return q, rng.uniform(-0.95, 0.95, size) * np.sqrt(q * p), p
+
+
+def by_quadrature(activation, q, c, p):
+    """E[phi(u) phi(v)] over the angle and radius of two independent normals, where a kink of relu lies on a ray."""
+    corner = math.acos(c / math.sqrt(q * p))
+    # u = sqrt(q) r cos t, v = sqrt(p) r cos(t - corner): phi kinks at the zeros of the cosines.
+    kinks = sorted(
+        {
+            angle % (2 * math.pi)
+            for angle in (math.pi / 2, 3 * math.pi / 2, corner + math.pi / 2, corner + 3 * math.pi / 2)
+        }
+    )
+    kinks = [0.0, *kinks, 2 * math.pi]
+    nodes, weights = np.polynomial.legendre.leggauss(80)
+    radii, radial = 6.0 * (nodes + 1.0), 6.0 * weights  # up to 12 standard deviations
+    total = 0.0
+    for low, high in pairwise(kinks):
+        t = (low + high) / 2 + (high - low) / 2 * nodes
+        u = math.sqrt(q) * np.outer(np.cos(t), radii)
+        v = math.sqrt(p) * np.outer(np.cos(t - corner), radii)
+        density = radii * np.exp(-0.5 * radii**2) / (2 * math.pi)
+        total += (high - low) / 2 * weights @ (activation.formula(u)[0] * activation.formula(v)[0]) @ (density * radial)
+    return total
+
+
+def value_error(activation, overlap):
+    triple = triples(1)
+    exact = np.array([by_quadrature(activation, *each) for each in zip(*triple, strict=True)])
+    return np.abs(overlap(*triple)[0] - exact).max()
+
+
+@EVERY
+def test_value_against_quadrature(activation):
+    assert value_error(activation, OVERLAPS[activation]) < 1e-12
+
+
+def test_another_activation_s_overlap_is_caught():
+    assert value_error(relu, OVERLAPS[erf]) > 1e-2
+
+
+def derivative_error(overlap, h=1e-5):
+    q, c, p = triples(2)
+    _, in_c, in_q = overlap(q, c, p)
+    along_c = (overlap(q, c + h, p)[0] - overlap(q, c - h, p)[0]) / (2 * h)
+    along_q = (overlap(q + h, c, p)[0] - overlap(q - h, c, p)[0]) / (2 * h)
+    return max(np.abs(along_c - in_c).max(), np.abs(along_q - in_q).max())
+
+
+@EVERY
+def test_derivatives_against_differences(activation):
+    assert derivative_error(OVERLAPS[activation]) < 1e-8
+
+
+def test_a_wrong_derivative_is_caught():
+    right = OVERLAPS[erf]
+    wrong = Overlap("wrong", right.scale, lambda *given: (*right.formula(*given)[:2], right.formula(*given)[1]))
+    assert derivative_error(wrong) > 1e-2
+
+
+@EVERY
+def test_symmetric_and_bounded(activation):
+    """O(u, v) = O(v, u), and |O(u, v)|^2 <= O(u, u) O(v, v), with equality at v = u."""
+    overlap = OVERLAPS[activation]
+    q, c, p = triples(3)
+    np.testing.assert_allclose(overlap(q, c, p)[0], overlap(p, c, q)[0], rtol=1e-13)
+    assert (overlap(q, c, p)[0] ** 2 <= overlap(q, q, q)[0] * overlap(p, p, p)[0] * (1 + 1e-12)).all()
+
+
+def test_relu_at_its_edges():
+    """Parallel, opposite and vanishing weights: E relu(u)^2 = q/2, 0 and 0."""
+    overlap = OVERLAPS[relu]
+    np.testing.assert_allclose(overlap(2.0, 2.0, 2.0), (1.0, 0.5, 0.0), atol=1e-7)
+    np.testing.assert_allclose(overlap(2.0, -2.0, 2.0), (0.0, 0.0, 0.0), atol=1e-7)
+    assert np.isfinite(overlap(0.0, 0.0, 2.0)).all() and overlap(0.0, 0.0, 2.0)[0] == 0.0
+
+
+# The pairwise velocity
+
+
+def population(n_particles, n_atoms, dim, seed=0):
+    """Particles (a, w), atoms (b, v) of a target, weights c of all nodes: -a_j/N and b_k."""
+    rng = np.random.default_rng([seed, n_particles, n_atoms, dim])
+    particles = rng.standard_normal((n_particles, 1 + dim))
+    atoms = rng.standard_normal((n_atoms, 1 + dim))
+    nodes = np.concatenate([particles[:, 1:], atoms[:, 1:]])
+    return particles, atoms, nodes, np.concatenate([-particles[:, 0] / n_particles, atoms[:, 0]])
+
+
+def population_risk(overlap, particles, atoms):
+    """E (f - f*)^2 / 2, f = (1/N) sum_i a_i phi(w_i . x), f* = sum_k b_k phi(v_k . x), x ~ N(0, I): double sums."""
+    weights = np.concatenate([particles[:, 0] / len(particles), -atoms[:, 0]])
+    vectors = np.concatenate([particles[:, 1:], atoms[:, 1:]])
+    total = 0.0
+    for c, w in zip(weights, vectors, strict=True):
+        for c_other, w_other in zip(weights, vectors, strict=True):
+            total += 0.5 * c * c_other * overlap(w @ w, w @ w_other, w_other @ w_other)[0]
+    return total
+
+
+def moved(engine, overlap, particles, nodes, weights, dtype="float64", mobilities=(1.0, 1.0)):
+    cloud, packed = engine.pack(particles, dtype), engine.pack_inputs(nodes, dtype)
+    return engine.unpack(engine.pairwise(overlap, cloud, packed, weights, mobilities), len(particles))
+
+
+def slope_error(engine, overlap, h=1e-5, sign=1.0):
+    """The velocity against -N times the differences of the risk, relative to its largest entry."""
+    particles, atoms, nodes, weights = population(5, 2, 3)
+    velocity = sign * moved(engine, overlap, particles, nodes, weights)
+    differences = np.zeros_like(particles)
+    for place in np.ndindex(particles.shape):
+        for step in (h, -h):
+            shifted = particles.copy()
+            shifted[place] += step
+            differences[place] -= len(particles) * population_risk(overlap, shifted, atoms) * math.copysign(1, step)
+    return np.abs(velocity - differences / (2 * h)).max() / np.abs(velocity).max()
+
+
+@EVERYWHERE
+@EVERY
+def test_the_velocity_goes_down_the_population_risk(engine, activation):
+    assert slope_error(engine, OVERLAPS[activation]) < 1e-6
+
+
+def test_a_velocity_that_goes_up_is_caught():
+    assert slope_error(reference, OVERLAPS[erf], sign=-1.0) > 1.0
+
+
+@EVERY
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float64", 1e-13), ("float32", 1e-5)])
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (130, 3, 5), (257, 40, 17)])
+def test_cpu_against_reference(activation, dtype, tolerance, sizes):
+    particles, _, nodes, weights = population(*sizes)
+    exact = moved(reference, OVERLAPS[activation], particles, nodes, weights, mobilities=(0.7, 2.5))
+    got = moved(cpu, OVERLAPS[activation], particles, nodes, weights, dtype, (0.7, 2.5))
+    assert np.abs(got - exact).max() <= tolerance * np.abs(exact).max()
+
+
+def test_a_formula_that_does_not_compile_is_named():
+    particles, _, nodes, weights = population(3, 1, 2)
+    bad = Overlap("bad", lambda q: q, lambda c, q, s, p, t: (c, q, object()))
+    with pytest.raises(InputError, match="'bad' does not compile for engine 'cpu'"):
+        moved(cpu, bad, particles, nodes, weights)
+
+
+def test_repr():
+    assert repr(OVERLAPS[ACTIVATIONS["erf"]]) == "Overlap('erf')"
