@@ -2,8 +2,8 @@
 
 A flow is a function (state, out) -> velocity on tuples of arrays, which may write into the arrays of `out` unless that
 is None; `algebra` holds, for each entry, who does its linear algebra (an engine, or `engines.host` for NumPy arrays).
-States handed in or out are never written to again; the arrays in between go round (`spare`), so that only the first
-step allocates. A new scheme is an entry in `TABLEAUS`.
+States handed in or out are never written to again; what a flow returned is, for the arrays in between go round
+(`spare`), so that only the first two steps allocate. A new scheme is an entry in `TABLEAUS`.
 """
 
 import math

@@ -19,8 +19,8 @@ from meanfield.errors import InputError
 
 EVERYWHERE = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 OPERATIONS = ("predict", "vjp", "jvp")
-# Particles beside and at a tile of 64, one and several inputs, one and several dimensions.
-SHAPES = tuple(product((1, 63, 64, 65, 130), (1, 7), (1, 3, 11)))
+# Particles beside and at tiles of 128 and 256, one and several inputs and blocks of them, several dimensions.
+SHAPES = (*product((1, 127, 128, 129, 257), (1, 7), (1, 3, 11)), (130, 70, 37))
 TOLERANCE = {"float64": 1e-13, "float32": 1e-5}
 
 
@@ -126,7 +126,7 @@ def test_random_shapes(engine, n_particles, n, dim, seed):
 @EVERYWHERE
 def test_more_tiles_than_partial_sums(engine):
     """Beyond 256 tiles several share a partial sum."""
-    assert_linear_sums(engine, case(64 * 300 + 5, 2, 1))
+    assert_linear_sums(engine, case(128 * 300 + 5, 2, 1))
 
 
 # Engines with a planted error: each must be caught by the comparison that every engine passes.
@@ -297,14 +297,14 @@ def bits_by_threads(function):
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_the_bits_do_not_depend_on_the_number_of_threads(operation):
-    given = case(64 * 300 + 5, 3, 3)
+    given = case(128 * 300 + 5, 9, 3)
     one, two = bits_by_threads(lambda: computed(cpu, operation, ACTIVATIONS["tanh"], "float64", given))
     np.testing.assert_array_equal(one, two)
 
 
 def test_the_bits_of_a_run_do_not_depend_on_the_number_of_threads():
-    problem = mf.problems.teacher_student(dim=3, n=20, n_test=5, seed=1)
-    start = mf.initial.gaussian(1000, 3, seed=2)
+    problem = mf.problems.teacher_student(dim=3, n=200, n_test=5, seed=1)
+    start = mf.initial.gaussian(2000, 3, seed=2)
     one, two = bits_by_threads(
         lambda: mf.simulate(mf.Network("tanh"), problem, start, [0.0, 0.5, 3.0], record=["risk"])
     )

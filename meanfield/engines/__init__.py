@@ -8,6 +8,7 @@ state can stay on its device for a whole run.
 
 import ctypes
 import os
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -117,6 +118,15 @@ def set_num_threads(number: int) -> None:
     the last bit. Raises InputError beyond it.
     """
     cpu.set_num_threads(number)
+
+
+def side_by_side(function: Callable, arguments: Iterable[tuple]) -> Iterator[None]:
+    """Call `function` with each tuple of arguments, as many at a time as the CPU engine has threads; yields after each.
+
+    For many small computations that do not depend on each other: each runs on one thread of the engine's, where sharing
+    out one of them at a time would leave threads waiting. Give the longest first.
+    """
+    return cpu.side_by_side(function, arguments)
 
 
 def doctor() -> dict[str, str]:

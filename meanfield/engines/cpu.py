@@ -10,6 +10,8 @@ bits do not depend on the number of threads.
 """
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -90,7 +92,7 @@ def _keeps_projections(n_particles, n, width):
 def estimate(n_particles, n, dim, dtype="float64", clouds=2):
     itemsize, width, lanes = np.dtype(dtype).itemsize, 1 + dim, LANES[dtype]
     tiles = -(-n_particles // lanes)
-    kept = tiles * lanes * n * itemsize if _keeps_projections(n_particles, n, width) else 0
+    kept = tiles * lanes * -(-n // 4) * 4 * itemsize if _keeps_projections(n_particles, n, width) else 0
     return {
         "clouds": clouds * n_particles * width * itemsize,
         "masses and inputs": (n_particles + 2 * n * dim) * itemsize,
@@ -172,12 +174,16 @@ def _mirrored(upper):
 
 
 def combine(base, step, coefficients, stages, out=None):
-    """As `host.combine`, in one pass; `out` may be one of the arrays read."""
-    out = np.empty_like(base) if out is None else out
-    target, start = out.reshape(-1), base.reshape(-1)
-    for weights, some in _by_sevens(step, coefficients, stages, start):
+    """As `host.combine`, in one pass up to seven stages; `out` may be one of the arrays read."""
+    groups = list(_by_sevens(step, coefficients, stages, base.reshape(-1)))
+    result = np.empty_like(base) if out is None or len(groups) > 1 else out
+    target, start = result.reshape(-1), base.reshape(-1)
+    for weights, some in groups:
         _run("combine", None, cpu_loops.chunks(base.size), base.size, target, start, *some, weights)
         start = target
+    if out is None or result is out:
+        return result
+    out[...] = result
     return out
 
 
@@ -219,6 +225,21 @@ def set_num_threads(number):
     numba.set_num_threads(number)
 
 
+def side_by_side(function, arguments):
+    def start():
+        numba.set_num_threads(1)  # of this thread
+
+    with ThreadPoolExecutor(get_num_threads(), initializer=start) as pool:
+        futures = [pool.submit(function, *each) for each in arguments]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                yield
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
 def doctor() -> dict[str, str]:
     """Threads and threading layer in use, which takes a parallel loop to find out; where machine code is kept."""
     cloud = pack(np.zeros((1, 2)), "float64")
@@ -245,13 +266,18 @@ def _kept(projections, cloud):
 def _run(operation, activation, count, work, *arguments):
     """Do an operation for i < count in parallel; on one thread where there are few multiplications to do."""
     address = _compiled(operation, activation, arguments[0].dtype)
-    loop = in_parallel if work >= _SMALL and count > 1 else in_turn
+    loop = in_parallel if work >= _SMALL and count > 1 and get_num_threads() > 1 else in_turn
     loop(count, address, arguments)
 
 
 @cache
 def _compiled(operation, activation, dtype) -> int:
     """Address of the machine code of an operation for an activation."""
+    with _compiling:
+        return _compile(operation, activation, dtype)
+
+
+def _compile(operation, activation, dtype):
     build = getattr(cpu_loops, f"build_{operation}")
     name, formula = ("", None) if activation is None else (activation.name, activation.formula)
     try:
@@ -264,7 +290,7 @@ def _compiled(operation, activation, dtype) -> int:
         reason = next((line for line in lines if not line.startswith("Failed in")), "no reason given")
         kind, returned = _KINDS["pairwise" if operation == "pairwise" else "other"]
         raise InputError(
-            f"{kind} {name!r} does not compile for engine 'cpu' ({reason}); needed: branch-free arithmetic over "
+            f"{kind} {name!r} does not compile for engine 'cpu' ({reason}); needed: arithmetic over "
             f"meanfield.vocabulary that returns {returned}. Engine 'reference' runs any NumPy function."
         ) from problem
     _kernels.append(kernel)
@@ -291,6 +317,7 @@ def _types(operation, real):
 
 # What a formula is called, and what it returns.
 _KINDS = {"pairwise": ("overlap", "(value, d/dc, d/dq)"), "other": ("activation", "(value, slope)")}
+_compiling = threading.Lock()  # so that of two threads with one need the second finds on disk what the first compiled
 _kernels: list[Any] = []  # keeps the machine code alive whose addresses are out
 cpu_cache.attach(in_parallel, "in parallel")
 cpu_cache.attach(in_turn, "in turn")

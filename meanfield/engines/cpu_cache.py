@@ -25,10 +25,13 @@ import numba
 import numpy as np
 import platformdirs
 from numba.core.compiler import CompileResult
+from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
+from numba.core.typing.templates import builtin_registry
 
 from .. import vocabulary
 from .._files import write_atomically
+from .cpu_lanes import VECTOR_BYTES
 
 _log = logging.getLogger(__name__)
 # Modules a formula may refer to as a whole: what they hold follows from the versions and sources in `_surroundings`.
@@ -45,31 +48,37 @@ def folder() -> Path:
 def digest(function) -> str | None:
     """What a function computes, as a digest: its code with all that it closes over or refers to.
 
-    None if that cannot be told, because it refers to an object that is neither a number, a string nor a function.
+    None if that cannot be told, because it refers to an object that is neither a plain number, a string nor a function.
     """
-    seen: set[int] = set()
+    seen: list[types.FunctionType] = []
     hasher = hashlib.sha256()
 
     def add(kind, text):
         hasher.update(f"{kind}:{len(text)}:{text};".encode())
 
     def add_value(value):
-        value = getattr(value, "py_func", value)  # of a compiled function
-        if getattr(value, "__module__", None) == vocabulary.__name__:
+        if isinstance(value, Dispatcher):
+            add("compiled", repr(sorted(value.targetoptions.items())))
+            value = value.py_func
+        if isinstance(value, types.FunctionType) and value.__module__ == vocabulary.__name__:
             add("vocabulary", value.__name__)
         elif isinstance(value, types.FunctionType):
-            if id(value) not in seen:
-                seen.add(id(value))
-                add_function(value)
+            if value in seen:
+                add("again", str(seen.index(value)))
+                return
+            if any(value is each for each, _ in builtin_registry.globals):
+                raise _Unknown  # Numba has another body for it
+            seen.append(value)
+            add_function(value)
         elif isinstance(value, types.ModuleType):
             if value.__name__ not in _FIXED_MODULES:
                 raise _Unknown  # which of its functions are called, and what they are, cannot be told
             add("module", value.__name__)
-        elif isinstance(value, types.BuiltinFunctionType | np.ufunc | type):
+        elif isinstance(value, types.BuiltinFunctionType | np.ufunc) or value in (float, int, bool):
             add("builtin", f"{getattr(value, '__module__', '')} {value.__name__}")
-        elif isinstance(value, bool | int | float | complex | str | bytes | np.generic | None):
+        elif type(value) in (bool, int, float, complex, str, bytes, types.NoneType, np.float64, np.float32):
             add(type(value).__name__, repr(value))
-        elif isinstance(value, tuple):
+        elif type(value) is tuple:
             add("tuple", str(len(value)))
             for each in value:
                 add_value(each)
@@ -118,7 +127,12 @@ def _surroundings() -> str:
         hasher.update(source.read_bytes())
     versions = (sys.version, numba.__version__, llvmlite.__version__, np.__version__)
     codegen = numba.core.registry.cpu_target.target_context.codegen()  # type: ignore[attr-defined]
-    hasher.update(repr((versions, platform.platform(), codegen.magic_tuple())).encode())
+    # Variables that shape machine code, and those that do not but start the same.
+    others = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS")
+    chosen = sorted(
+        (name, value) for name, value in os.environ.items() if name.startswith("NUMBA_") and name not in others
+    )
+    hasher.update(repr((versions, platform.platform(), codegen.magic_tuple(), chosen, VECTOR_BYTES)).encode())
     return hasher.hexdigest()
 
 
@@ -149,6 +163,8 @@ class _DriverCache:
             path = self._path(signature)
             if not _is_ours(path.parent):
                 return None
+            if not _is_ours(path):
+                return None
             content = path.read_bytes()
             if hashlib.sha256(content[32:]).digest() != content[:32]:
                 _log.info("compiled driver %s is damaged; compiling again", path)
@@ -167,6 +183,7 @@ class _DriverCache:
                 return
             body = dumps(result._reduce())
             write_atomically(path, lambda to: to.write_bytes(hashlib.sha256(body).digest() + body))
+            path.chmod(0o600)
             files = sorted(path.parent.glob("*.driver"), key=lambda each: each.stat().st_mtime)
             for old in files[:-_MOST_FILES]:
                 old.unlink(missing_ok=True)
@@ -181,8 +198,8 @@ class _DriverCache:
 
 
 def _is_ours(path: Path) -> bool:
-    """Whether only its owner, who is this user, may write to a folder."""
+    """Whether only its owner, who is this user, may write to a folder or file that is there."""
     if os.name != "posix":
-        return path.is_dir()
+        return path.exists()
     found = path.stat()
     return found.st_uid == os.getuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

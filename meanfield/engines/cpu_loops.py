@@ -115,8 +115,8 @@ def build_predict(phi, dtype):
         for t in range(group * tiles // groups, (group + 1) * tiles // groups):
             first = t * lanes
             count = min(lanes, n_particles - first)
-            if not occupied(masses[first : first + count]):
-                continue
+            if kept.shape[0] == 0 and not occupied(masses[first : first + count]):
+                continue  # but the velocity wants the projections of atoms without mass too
             if count < lanes:
                 clear(own, width)
                 clear(mass, 1)

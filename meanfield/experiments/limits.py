@@ -210,28 +210,39 @@ class _Sweep:
 
     def finite_widths(self) -> None:
         """Every seed at every width in both scalings."""
-        for s in range(self.settings.seeds):
-            for w, width in enumerate(self.settings.widths):
-                self._one(s, w, width)
-                self.bar.update(2 * width)
+        tasks = [(s, w, width) for w, width in self._widest_first() for s in range(self.settings.seeds)]
+        for _ in engines.side_by_side(self._one, tasks):
+            self.bar.update(2 * sum(self.settings.widths) / len(self.settings.widths))
 
     def coupled(self) -> None:
         """Seed 0 once more at every width, with the residual as its own state."""
-        for w, width in enumerate(self.settings.widths):
-            for regime, scaling in self._scalings(width):
-                network = self.settings.network(scaling)
-                start = self.starts[0][:width]
-                run = simulate_coupled(network, self.problem, start, self.times, keep="last", **self._options())
-                self.disagreements[regime][w] = run.disagreement
-            self.bar.update(2 * width)
+
+        def one(w, regime, scaling, start):
+            network = self.settings.network(scaling)
+            run = simulate_coupled(network, self.problem, start, self.times, keep="last", **self._options())
+            self.disagreements[regime][w] = run.disagreement
+
+        tasks = [
+            (w, regime, scaling, self.starts[0][:width])
+            for w, width in self._widest_first()
+            for regime, scaling in self._scalings(width)
+        ]
+        for _ in engines.side_by_side(one, tasks):
+            self.bar.update(sum(self.settings.widths) / len(self.settings.widths))
 
     def wasserstein(self) -> None:
         """Exact W2 at t_end beside its floor: both against the same fresh sample."""
-        for s in range(self.w2_seeds):
-            for w, width in enumerate(self.w2_widths):
+
+        def one(name, s, w, left, right):
+            self.measured[name][s, w] = transport.w2(left, right)
+
+        tasks = []
+        for w, width in self._widest_first():
+            for s in range(self.w2_seeds if w < len(self.w2_widths) else 0):
                 first, second = (self.fresh_at_end[2 * s + k][:width] for k in (0, 1))
-                self.measured["w2"][s, w] = transport.w2(self.at_end[s, w], first)
-                self.measured["w2_floor"][s, w] = transport.w2(second, first)
+                tasks += [("w2", s, w, self.at_end[s, w], first), ("w2_floor", s, w, second, first)]
+        for _ in engines.side_by_side(one, tasks):
+            pass
 
     def quantities(self) -> dict[str, dict[str, Any]]:
         """The rows of the table from what the stages have measured."""
@@ -241,6 +252,9 @@ class _Sweep:
         for name in ("w2", "w2_floor"):
             self.measured[name] = self.measured[name][: self.w2_seeds, : len(self.w2_widths)]
         return table(self.measured, widths, 1 + self.problem.dim, self.settings.seed)
+
+    def _widest_first(self) -> list[tuple[int, int]]:
+        return list(enumerate(self.settings.widths))[::-1]
 
     def _one(self, s: int, w: int, width: int) -> None:
         start = self.starts[s][:width]
