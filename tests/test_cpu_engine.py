@@ -608,13 +608,13 @@ def growth(velocity, field, state, steps):
 
 
 def test_steps_leave_the_memory_as_it_is():
-    """Whoever allocates: NumPy, Numba's scratch memory, the threads. 2e5 particles, less than 1 % in 1000 steps."""
+    """Whoever allocates: NumPy, Numba's scratch memory, the threads. 1e5 particles, less than 1 % in 1000 steps."""
     if not Path("/proc/self/statm").exists():
         pytest.skip("no /proc/self/statm here to read the resident memory from")
-    field, start = field_of(200_000, 4, 10, "relu", "float32")
+    field, start = field_of(100_000, 4, 10, "relu", "float32")
     state = field.state(start)
-    steps = 300
-    assert growth(field.velocity, field, state, steps) < 0.01 * steps / 1000
+    gc.collect()
+    assert growth(field.velocity, field, state, 1000) < 0.01
     assert growth(keeping(field), field, state, 20) > 0.1, "a flow that keeps its velocities is to be seen"
 
 

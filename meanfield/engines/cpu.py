@@ -9,6 +9,7 @@ Sums over particles are taken within a tile, then over the tiles of a group in o
 bits do not depend on the number of threads.
 """
 
+import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -105,14 +106,15 @@ def estimate(n_particles, n, dim, dtype="float64", clouds=2):
 def predict(activation, cloud, masses, inputs, projections=None):
     partial = _partial_sums(cloud, inputs)
     work = inputs.rows.size * cloud.shape[1]
-    _run("predict", activation, len(partial), work, cloud, masses, inputs.rows, _kept(projections, cloud), partial)
+    kept, stride = _kept(projections, cloud), _stride(len(partial))
+    _run("predict", activation, len(partial), work, cloud, masses, inputs.rows, kept, stride, partial)
     return partial.sum(axis=0)
 
 
 def jvp(activation, cloud, velocity, masses, inputs):
     partial = _partial_sums(cloud, inputs)
     work = inputs.rows.size * cloud.shape[1]
-    _run("jvp", activation, len(partial), work, cloud, velocity, masses, inputs.rows, partial)
+    _run("jvp", activation, len(partial), work, cloud, velocity, masses, inputs.rows, _stride(len(partial)), partial)
     return partial.sum(axis=0)
 
 
@@ -259,6 +261,15 @@ def _partial_sums(cloud, inputs):
     return np.zeros((min(_tiles(cloud), _MOST_GROUPS), inputs.number))
 
 
+@cache
+def _stride(groups):
+    """A step that goes through all groups, and through all parts of them early.
+
+    Threads take runs of steps. Where atoms without mass lie together, which cost nothing, each has its share of them.
+    """
+    return next(step for step in range(max(1, round(0.618 * groups)), groups + 1) if math.gcd(step, groups) == 1)
+
+
 def _kept(projections, cloud):
     return np.empty((0, 0, 0), cloud.dtype) if projections is None else projections
 
@@ -303,8 +314,8 @@ def _types(operation, real):
     row, cloud, kept = (types.Array(real, dimensions, "C") for dimensions in (1, 2, 3))
     sums, line, flags = types.float64[:, ::1], types.float64[::1], types.boolean[::1]
     return {
-        "predict": (cloud, row, cloud, kept, sums),
-        "jvp": (cloud, cloud, row, cloud, sums),
+        "predict": (cloud, row, cloud, kept, types.intp, sums),
+        "jvp": (cloud, cloud, row, cloud, types.intp, sums),
         "vjp": (cloud, cloud, cloud, row, real, real, kept, cloud),
         "pairwise": (cloud, cloud, cloud, cloud, cloud, row, real, real, cloud),
         "features": (cloud, cloud, cloud, cloud),

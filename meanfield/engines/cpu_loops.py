@@ -107,7 +107,8 @@ def build_predict(phi, dtype):
     unit = _inline(interactions.unit(phi))
 
     @njit(**_LOOP)
-    def sum_group(group, cloud, masses, inputs, kept, partial):
+    def sum_group(i, cloud, masses, inputs, kept, stride, partial):
+        group = i * stride % partial.shape[0]
         width, n_particles = cloud.shape
         groups, n = partial.shape
         tiles = -(-n_particles // lanes)
@@ -146,7 +147,8 @@ def build_jvp(phi, dtype):
     motion = _inline(interactions.unit_motion(phi))
 
     @njit(**_LOOP)
-    def sum_group(group, cloud, velocity, masses, inputs, partial):
+    def sum_group(i, cloud, velocity, masses, inputs, stride, partial):
+        group = i * stride % partial.shape[0]
         width, n_particles = cloud.shape
         groups, n = partial.shape
         tiles = -(-n_particles // lanes)
