@@ -60,7 +60,7 @@ def limits_command(
 ) -> None:
     """Run finite N against both limits: print a table, write a figure, arrays and numbers.
 
-    Under two minutes on two cores. alpha = 1 is held against the mean-field limit, alpha = sqrt(N) against
+    About a minute on two cores. alpha = 1 is held against the mean-field limit, alpha = sqrt(N) against
     the NTK limit; each row of the table is fitted over all widths, with a 95 % bootstrap interval over seeds.
     """
     given: dict[str, Any] = dict(QUICK) if quick else {}
@@ -122,7 +122,7 @@ def bench_command(
 ) -> None:
     """Time the engine against NumPy, PyTorch and JAX on this machine: ratios with intervals, percent of peak.
 
-    About 12 minutes on two cores; leave the machine alone meanwhile. Each contender runs in a process of its own, with
+    About 20 minutes on two cores; leave the machine alone meanwhile. Each contender runs in a process of its own, with
     all cores, and must first reproduce the right numbers. Peers that are not installed are skipped by name
     (the extra "bench" installs all of them).
     """
