@@ -7,6 +7,7 @@ import numpy as np
 
 from . import _checks, engines
 from .engines import Engine
+from .errors import InputError
 from .network import Network
 from .problems import Problem
 
@@ -69,7 +70,12 @@ class DataField:
 
     def state(self, particles: np.ndarray) -> tuple:
         """The state whose particles are these, (N, 1 + d)."""
-        return (self.engine.pack(_checks.particles(particles, self.problem.dim), self.dtype),)
+        particles = _checks.particles(particles, self.problem.dim)
+        if len(particles) != self.n_particles:
+            raise InputError(
+                f"{len(particles)} particles for a field of {self.n_particles}; needed: as many as it has."
+            )
+        return (self.engine.pack(particles, self.dtype),)
 
     def particles(self, state: tuple) -> np.ndarray:
         """Particles (N, 1 + d), float64, of a state."""

@@ -3,7 +3,8 @@
 A flow is a function (state, out) -> velocity on tuples of arrays, which may write into the arrays of `out` unless that
 is None; `algebra` holds, for each entry, who does its linear algebra (an engine, or `engines.host` for NumPy arrays).
 States handed in or out are never written to again; what a flow returned is, for the arrays in between go round
-(`spare`), so that only the first two steps allocate. A new scheme is an entry in `TABLEAUS`.
+(`spare`), so that only the first two steps allocate, and one state each requested time. A new scheme is an entry in
+`TABLEAUS`.
 """
 
 import math

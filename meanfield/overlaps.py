@@ -43,9 +43,9 @@ def _erf_scale(q):
 
 def _erf(c, q, s, p, t):
     """(2/pi) arcsin r, r = 2c / sqrt((1 + 2q)(1 + 2p)): Williams (1997), eq. 10; Saad & Solla (1995)."""
-    both = s * t
-    r = minimum(maximum(2.0 * c * both, -1.0), 1.0)
-    in_c = 4.0 / math.pi * both / sqrt((1.0 - r) * (1.0 + r))
+    r = minimum(maximum(2.0 * c * s * t, -1.0), 1.0)
+    # (1 + 2q)(1 + 2p)(1 - r^2), without cancellation between a particle and itself, where q p = c^2.
+    in_c = 4.0 / math.pi / sqrt(1.0 + 2.0 * (q + p) + 4.0 * maximum(q * p - c * c, 0.0))
     return 2.0 / math.pi * arcsin(r), in_c, -c * in_c * s * s
 
 

@@ -49,7 +49,7 @@ class Engine(Protocol):
     def predict(
         self, activation: Activation, cloud: Any, masses: Any, inputs: Any, projections: Any = None
     ) -> np.ndarray:
-        """sum_i m_i a_i phi(z_ik), (n,). Atoms of mass zero cost nothing where whole blocks of them lie together."""
+        """sum_i m_i a_i phi(z_ik), (n,). Atoms of mass zero cost little where whole blocks lie together."""
         ...
 
     def vjp(
@@ -112,7 +112,7 @@ def find(engine: str | Engine) -> Engine:
 
 
 def set_num_threads(number: int) -> None:
-    """Let the CPU engine run on so many threads, from 1 to those that the process started with.
+    """Let the CPU engine run on so many threads, when called from this thread of Python: from 1 to all it started with.
 
     The environment variable NUMBA_NUM_THREADS sets that number (default: all cores). Results do not depend on it, to
     the last bit. Raises InputError beyond it.

@@ -91,7 +91,7 @@ def _keeps_projections(n_particles, n, width):
 
 
 def estimate(n_particles, n, dim, dtype="float64", clouds=2):
-    itemsize, width, lanes = np.dtype(dtype).itemsize, 1 + dim, LANES[dtype]
+    itemsize, width, lanes = np.dtype(dtype).itemsize, 1 + dim, LANES[np.dtype(dtype).name]
     tiles = -(-n_particles // lanes)
     kept = tiles * lanes * -(-n // 4) * 4 * itemsize if _keeps_projections(n_particles, n, width) else 0
     return {
@@ -119,24 +119,22 @@ def jvp(activation, cloud, velocity, masses, inputs):
 
 
 def vjp(activation, cloud, inputs, weights, mobilities, projections=None, out=None):
-    padded = np.zeros(len(inputs.rows), cloud.dtype)
-    padded[: inputs.number] = weights
+    weights = np.array(weights, cloud.dtype)
     xi_a, xi_w = (cloud.dtype.type(xi) for xi in mobilities)
     out = np.empty_like(cloud) if out is None else out
     kept = _kept(projections, cloud)
     work = inputs.rows.size * cloud.shape[1]
-    _run("vjp", activation, _tiles(cloud), work, cloud, inputs.rows, inputs.columns, padded, xi_a, xi_w, kept, out)
+    _run("vjp", activation, _tiles(cloud), work, cloud, inputs.rows, inputs.columns, weights, xi_a, xi_w, kept, out)
     return out
 
 
 def pairwise(overlap, cloud, nodes, weights, mobilities, out=None):
-    padded = np.zeros(len(nodes.rows), cloud.dtype)
-    padded[: nodes.number] = weights
+    weights = np.array(weights, cloud.dtype)
     own, theirs = _variances(overlap, cloud[1:]), _variances(overlap, nodes.rows.T)
     xi_a, xi_w = (cloud.dtype.type(xi) for xi in mobilities)
     out = np.empty_like(cloud) if out is None else out
     work = nodes.rows.size * cloud.shape[1]
-    nodes = nodes.rows, nodes.columns, theirs, padded
+    nodes = nodes.rows, nodes.columns, theirs, weights
     _run("pairwise", overlap, _tiles(cloud), work, cloud, own, *nodes, xi_a, xi_w, out)
     return out
 
@@ -276,14 +274,20 @@ def _kept(projections, cloud):
 
 def _run(operation, activation, count, work, *arguments):
     """Do an operation for i < count in parallel; on one thread where there are few multiplications to do."""
-    address = _compiled(operation, activation, arguments[0].dtype)
+    address, wanted = _compiled(operation, activation, arguments[0].dtype)
+    # Code called by its address takes arguments on trust.
+    for each, dtype in zip(arguments, wanted, strict=True):
+        if dtype is not None and not (each.dtype == dtype and each.flags.c_contiguous):
+            raise TypeError(
+                f"{operation}: an array of {each.dtype}, C-ordered: {each.flags.c_contiguous}; needed {dtype}"
+            )
     loop = in_parallel if work >= _SMALL and count > 1 and get_num_threads() > 1 else in_turn
     loop(count, address, arguments)
 
 
 @cache
-def _compiled(operation, activation, dtype) -> int:
-    """Address of the machine code of an operation for an activation."""
+def _compiled(operation, activation, dtype) -> tuple[int, tuple]:
+    """Address of the machine code of an operation for an activation, and the dtypes of its arrays."""
     with _compiling:
         return _compile(operation, activation, dtype)
 
@@ -295,7 +299,8 @@ def _compile(operation, activation, dtype):
         typed = overlap_in_own_type if operation == "pairwise" else in_own_type
         kernel = build(dtype.name) if formula is None else build(typed(formula), dtype.name)
         cpu_cache.attach(kernel, operation, dtype.name, "" if formula is None else cpu_cache.digest(formula))
-        kernel.compile((types.intp, *_types(operation, numba.from_dtype(dtype))))
+        kinds = _types(operation, numba.from_dtype(dtype))
+        kernel.compile((types.intp, *kinds))
     except (NumbaError, TypeError, AttributeError) as problem:
         lines = [line for line in str(problem).splitlines() if line.strip()]
         reason = next((line for line in lines if not line.startswith("Failed in")), "no reason given")
@@ -306,7 +311,11 @@ def _compile(operation, activation, dtype):
         ) from problem
     _kernels.append(kernel)
     (result,) = kernel.overloads.values()
-    return result.library.get_pointer_to_function(result.fndesc.llvm_func_name)
+    dtypes = tuple(
+        np.dtype(each.dtype.name.replace("boolean", "bool")) if isinstance(each, types.Array) else None
+        for each in kinds
+    )
+    return result.library.get_pointer_to_function(result.fndesc.llvm_func_name), dtypes
 
 
 def _types(operation, real):

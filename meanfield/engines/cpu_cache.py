@@ -58,9 +58,12 @@ def digest(function) -> str | None:
 
     def add_value(value):
         if isinstance(value, Dispatcher):
-            add("compiled", repr(sorted(value.targetoptions.items())))
+            options = {
+                name: sorted(each) if isinstance(each, set) else each for name, each in value.targetoptions.items()
+            }
+            add("compiled", repr(sorted(options.items())))
             value = value.py_func
-        if isinstance(value, types.FunctionType) and value.__module__ == vocabulary.__name__:
+        if isinstance(value, types.FunctionType) and getattr(vocabulary, value.__name__, None) is value:
             add("vocabulary", value.__name__)
         elif isinstance(value, types.FunctionType):
             if value in seen:
@@ -94,6 +97,7 @@ def digest(function) -> str | None:
     def add_function(function):
         add_code(function.__code__)
         add_value(function.__defaults__ or ())
+        add_value(tuple((function.__kwdefaults__ or {}).items()))
         for cell in function.__closure__ or ():
             add_value(cell.cell_contents)
         for name in sorted(_names(function.__code__)):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numba import njit, prange, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .. import interactions
@@ -51,10 +52,15 @@ def tile_functions(dtype: str) -> SimpleNamespace:
 
     @_inline
     def load(cloud, first, count, out):
-        """Rows of a cloud from particle `first`, `count` of them; beyond these `out` stays zero."""
+        """Rows of a cloud from particle `first`, `count` of them; beyond these the last one again.
+
+        It has no mass there. Zeros in its place would make NaN of a formula that is not finite at 0.
+        """
         for j in range(cloud.shape[0]):
             for lane in range(count):
                 out[j, lane] = cloud[j, first + lane]
+            for lane in range(count, lanes):
+                out[j, lane] = cloud[j, first + count - 1]
 
     @_inline
     def clear(out, count):
@@ -82,7 +88,10 @@ def _call(typingctx, address, *arguments):
     def build(context, builder, signature, args):
         values = [builder.extract_value(args[1], i) for i in range(len(arguments))]
         kind = context.call_conv.get_function_type(types.none, arguments).as_pointer()
-        context.call_conv.call_function(builder, builder.inttoptr(args[0], kind), types.none, arguments, values)
+        callee = builder.inttoptr(args[0], kind)
+        status, _ = context.call_conv.call_function(builder, callee, types.none, arguments, values)
+        with cgutils.if_unlikely(builder, status.is_error):
+            context.call_conv.return_status_propagate(builder, status)
         return context.get_dummy_value()
 
     return types.none(address, types.StarArgTuple(arguments)), build
@@ -119,7 +128,6 @@ def build_predict(phi, dtype):
             if kept.shape[0] == 0 and not occupied(masses[first : first + count]):
                 continue  # but the velocity wants the projections of atoms without mass too
             if count < lanes:
-                clear(own, width)
                 clear(mass, 1)
             load(cloud, first, count, own)
             for lane in range(count):
@@ -160,8 +168,6 @@ def build_jvp(phi, dtype):
             if not occupied(masses[first : first + count]):
                 continue
             if count < lanes:
-                clear(own, width)
-                clear(moved, width)
                 clear(mass, 1)
             load(cloud, first, count, own)
             load(velocity, first, count, moved)
@@ -205,7 +211,7 @@ def build_vjp(phi, dtype):
                 z = scratch
                 clear(z, block.shape[0])
                 add_product(z, block, w)
-            for k in range(block.shape[0]):
+            for k in range(min(block.shape[0], weights.size - k0)):
                 weight = weights[k0 + k]
                 for lane in range(lanes):
                     of_a, of_z = gradient(a[lane], z[k, lane])
@@ -343,7 +349,7 @@ def build_pairwise(overlap, dtype):
             block = nodes[k0 : k0 + BLOCK]
             clear(z, block.shape[0])
             add_product(z, block, w)
-            for k in range(block.shape[0]):
+            for k in range(min(block.shape[0], weights.size - k0)):
                 weight, p, t = weights[k0 + k], node_variances[0, k0 + k], node_variances[1, k0 + k]
                 for lane in range(lanes):
                     value, of_c, of_q = overlap(z[k, lane], q[lane], s[lane], p, t)
