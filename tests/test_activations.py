@@ -167,7 +167,7 @@ def test_an_activation_that_does_not_compile_is_named():
     """SciPy's expit is a NumPy function that Numba does not know."""
     expit = mf.Activation("expit", lambda z: (special.expit(z), special.expit(z) * special.expit(-z)))
     message = (
-        r"activation 'expit' does not compile for engine 'cpu' .*; needed: branch-free arithmetic over "
+        r"activation 'expit' does not compile for engine 'cpu' .*; needed: arithmetic over "
         r"meanfield\.vocabulary that returns \(value, slope\)\. Engine 'reference' runs any NumPy function"
     )
     with pytest.raises(InputError, match=message):

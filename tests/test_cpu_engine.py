@@ -614,7 +614,8 @@ def test_steps_leave_the_memory_as_it_is():
     field, start = field_of(100_000, 4, 10, "relu", "float32")
     state = field.state(start)
     gc.collect()
-    assert growth(field.velocity, field, state, 1000) < 0.01
+    grown = growth(field.velocity, field, state, 1000) * resident()
+    assert grown < 4 * state[0].nbytes, "four states in 1000 steps: freed pages of other tests come and go"
     assert growth(keeping(field), field, state, 20) > 0.1, "a flow that keeps its velocities is to be seen"
 
 
