@@ -594,7 +594,7 @@ def resident():
 
 
 def growth(velocity, field, state, steps):
-    """Of the resident memory, from the tenth step to the last, as a part of it."""
+    """Of the resident memory, from the tenth step to the last, in states."""
     schedule, before = schedule_of("euler", "fixed"), 0
 
     def on_step(_):
@@ -602,21 +602,21 @@ def growth(velocity, field, state, steps):
         if schedule.accepted == 10:
             before = resident()
 
+    gc.collect()
     schedule.advance(velocity, field.algebra, state, 0.0, 1e-3 * steps, on_step)
     assert schedule.accepted == steps
-    return resident() / before - 1.0
+    return (resident() - before) / state[0].nbytes
 
 
 def test_steps_leave_the_memory_as_it_is():
-    """Whoever allocates: NumPy, Numba's scratch memory, the threads. 1e5 particles, less than 1 % in 1000 steps."""
+    """Whoever allocates: NumPy, Numba's scratch memory, the threads. 1e5 particles, 1000 steps."""
     if not Path("/proc/self/statm").exists():
         pytest.skip("no /proc/self/statm here to read the resident memory from")
     field, start = field_of(100_000, 4, 10, "relu", "float32")
     state = field.state(start)
-    gc.collect()
-    grown = growth(field.velocity, field, state, 1000) * resident()
-    assert grown < 4 * state[0].nbytes, "four states in 1000 steps: freed pages of other tests come and go"
-    assert growth(keeping(field), field, state, 20) > 0.1, "a flow that keeps its velocities is to be seen"
+    # What other tests freed comes and goes with the pages of this process: a bound of a few states, not of bytes.
+    assert growth(field.velocity, field, state, 1000) < 4.0
+    assert growth(keeping(field), field, state, 60) > 25.0, "a flow that keeps its velocities is to be seen"
 
 
 # States handed in and out
