@@ -31,6 +31,6 @@ def size(number: float) -> str:
     """Bytes as text, e.g. '1.5 GiB'."""
     for unit in ("B", "KiB", "MiB"):
         if number < 1024:
-            return f"{number:.3g} {unit}"
+            return f"{number:.4g} {unit}"
         number /= 1024
-    return f"{number:,.4g} GiB"
+    return f"{number:,.1f} GiB"

@@ -117,7 +117,7 @@ def bench_command(
     peers: Annotated[
         str | None, typer.Option(help="Of: numpy, torch, jax, with commas. Default: all; NumPy always takes part.")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A few cases and rounds: under 90 seconds.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A few cases and rounds: a minute and a half.")] = False,
     out: Annotated[Path | None, typer.Option("--json", help="Write all numbers into this file.")] = None,
 ) -> None:
     """Time the engine against NumPy, PyTorch and JAX on this machine: ratios with intervals, percent of peak.

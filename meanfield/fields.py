@@ -11,7 +11,7 @@ from .errors import InputError
 from .network import Network
 from .problems import Problem
 
-_UNKNOWN = object()  # room for projections, before the first velocity
+_UNKNOWN = object()  # room for features, before the first velocity
 
 
 def _algebra(engine: Engine, n_particles: int) -> SimpleNamespace:
@@ -39,7 +39,8 @@ class DataField:
     engine : "cpu", "reference" or an Engine
     dtype : "float64" or "float32"
 
-    Cost of a velocity: about (4 d + one activation) N n flops, O(N d) memory; the (N, n) array is never formed.
+    Cost of a velocity: about (4 d + one activation) N n flops, O(N d) memory; the (N, n) array is formed only where it
+    is small (docs: the CPU engine). A field keeps room for it: one field is for one thread at a time.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class DataField:
         self.algebra = (_algebra(self.engine, self.n_particles),)
         self._masses = self.engine.pack_masses(self.masses, self.dtype)
         self._inputs = self.engine.pack_inputs(network.inputs(problem.inputs), self.dtype)
-        self._projections = _UNKNOWN
+        self._features = _UNKNOWN
         self._test_inputs = self.engine.pack_inputs(network.inputs(problem.test_inputs), self.dtype)
         self.offset, self.test_offset = np.zeros(len(problem.inputs)), np.zeros(len(problem.test_inputs))
         if network.scaling.shift == "initial":
@@ -92,29 +93,29 @@ class DataField:
     def velocity(self, state: tuple, out: tuple | None = None) -> tuple:
         """d state / dt; its one entry a cloud of velocities, per unit of flow time; in the arrays of `out` if given."""
         (cloud,) = state
-        if self._projections is _UNKNOWN:
-            self._projections = self.engine.projections(cloud, self._inputs)
-        predictions = self._output(cloud, self._inputs, self._projections) - self.offset
-        return (self.driven(cloud, predictions, self._projections, out and out[0]),)
+        if self._features is _UNKNOWN:
+            self._features = self.engine.features(cloud, self._inputs)
+        predictions = self._output(cloud, self._inputs, self._features) - self.offset
+        return (self.driven(cloud, predictions, self._features, out and out[0]),)
 
-    def driven(self, cloud, predictions: np.ndarray, projections=None, out=None):
+    def driven(self, cloud, predictions: np.ndarray, features=None, out=None):
         """Velocity of the particles where the predictor at the training inputs is `predictions`.
 
-        `projections`: what the engine kept of computing them at this very cloud.
+        `features`: what the engine kept of computing them at this very cloud.
         """
         problem, scaling = self.problem, self.network.scaling
         pull = problem.weights * problem.loss.pull(predictions, problem.targets) / scaling.alpha
         mobilities, activation = (scaling.mobility_a, scaling.mobility_w), self.network.activation
-        return self.engine.vjp(activation, cloud, self._inputs, pull, mobilities, projections, out)
+        return self.engine.vjp(activation, cloud, self._inputs, pull, mobilities, features, out)
 
     def motion(self, cloud, velocity) -> np.ndarray:
         """dF/dt at the training inputs while the particles move with `velocity`: (K P u)_k, without K."""
         activation, masses = self.network.activation, self._masses
         return self.network.scaling.alpha * self.engine.jvp(activation, cloud, velocity, masses, self._inputs)
 
-    def _output(self, cloud, inputs, projections=None) -> np.ndarray:
+    def _output(self, cloud, inputs, features=None) -> np.ndarray:
         activation, masses = self.network.activation, self._masses
-        return self.network.scaling.alpha * self.engine.predict(activation, cloud, masses, inputs, projections)
+        return self.network.scaling.alpha * self.engine.predict(activation, cloud, masses, inputs, features)
 
     def _test_output(self, cloud) -> np.ndarray:
         return self._output(cloud, self._test_inputs) if len(self.problem.test_inputs) else np.zeros(0)

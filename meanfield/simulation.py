@@ -167,12 +167,13 @@ def _check_memory(problem, start, times, schedule, engine, dtype, keep, max_byte
     if len(shape) != 2:
         return
     _checks.particles(np.zeros((1, shape[1])), problem.dim)  # before a transposed start is called too large
-    clouds = len(schedule.tableau.stages) + 3  # the stages, the state before, after and at the start
+    clouds = len(schedule.tableau.stages) + 2  # the stages, the state before and after
     n = len(problem.inputs)
     needed = engines.find(engine).estimate(shape[0], n, problem.dim, engines.check_dtype(dtype), clouds)
     tests = 16 * len(problem.test_inputs) * problem.dim
+    frame = 8 * shape[0] * shape[1]
     # Frames twice: one by one, and then in one array.
-    needed = {**needed, "test inputs": tests, "frames": 16 * frames * shape[0] * shape[1]}
+    needed = {**needed, "test inputs": tests, "first frame": frame, "frames": 2 * frames * frame}
     remedy = "Use fewer particles, fewer times or keep='last', dtype='float32'"
     _memory.check(needed, f"a run of {shape[0]:,} particles", remedy, max_bytes)
 

@@ -9,7 +9,7 @@ Without alpha: f moves by dF/dt = K P u in flow time (docs/notation).
 import numpy as np
 from scipy.spatial.distance import cdist
 
-from . import _checks, engines
+from . import _checks, _memory, engines
 from .activations import ACTIVATIONS
 from .engines import Engine
 from .errors import ConvergenceError, InputError
@@ -25,7 +25,7 @@ def kernel(
     other: np.ndarray | None = None,
     masses: np.ndarray | None = None,
     *,
-    max_bytes: float = 8 * 2**30,
+    max_bytes: float | None = None,
     engine: str | Engine = "cpu",
 ) -> np.ndarray:
     """Tangent kernel of these particles, (n, n') float64.
@@ -38,25 +38,22 @@ def kernel(
         Default `inputs`: then the kernel is symmetric positive semidefinite.
     masses : (N,), optional
         Default 1/N.
-    max_bytes : float
-        Most that the kernel and its temporaries may take.
+    max_bytes : float, optional
+        Most that the kernel and its temporaries may take; default 80 % of the free memory.
     engine : "cpu", "reference" or an Engine
 
     Raises
     ------
     InputError
-        If shapes do not fit, or n n' numbers pass `max_bytes`.
+        If shapes do not fit, or the memory does not suffice.
 
     Cost: 4 N n n' flops in matrix products, over blocks of particles: memory 40 n n' bytes and 64 MiB.
     """
     inputs, other, particles = _points(network, inputs, other, particles)
     masses = _checks.masses(masses, len(particles), "masses")
-    needed = 5 * 8 * len(inputs) * len(other)  # two sums, a product, and two temporaries at the end
-    if needed > max_bytes:
-        raise InputError(
-            f"a tangent kernel of {len(inputs)} x {len(other)} inputs needs {needed / 2**30:.1f} GiB, more than "
-            f"max_bytes = {max_bytes / 2**30:.1f} GiB. Use fewer inputs or raise max_bytes."
-        )
+    needed = {"two sums, a product and two temporaries": 5 * 8 * len(inputs) * len(other)}
+    what = f"a tangent kernel of {len(inputs)} x {len(other)} inputs"
+    _memory.check(needed, what, "Use fewer inputs", max_bytes)
     engine = engines.find(engine)
     cloud, packed_masses = engine.pack(particles, "float64"), engine.pack_masses(masses, "float64")
     points = engine.pack_inputs(inputs, "float64")

@@ -68,6 +68,15 @@ KINDS = {
         ("numpy-tiled", "torch-hand", "torch-compile", "jax"),
     ),
     "simulate_step": Kind("simulate_step", "one Euler step within `simulate`, in a run of 2000"),
+    **{
+        f"simulate_{scheme}": Kind(
+            f"run_{scheme}",
+            f"a run of `simulate` by {scheme}, against its evaluations of the velocity alone",
+            beside=Contender("evaluations", "ours", f"evaluations_{scheme}"),
+            quotient=("ratio_to_evaluations", True),
+        )
+        for scheme in ("rk4", "dopri5")
+    },
     "threads": Kind(
         "velocity",
         "one velocity evaluation, 2 threads against 1",
@@ -211,6 +220,7 @@ def _table() -> list[Case]:
     cases += [Case("tangent_kernel", 2000, 10_000, d, "float64", "tanh") for d in (20, 784)]
     cases += [Case("population", 10_000, 10_000, 20, "float32", activation) for activation in ("erf", "relu")]
     cases += [Case("simulate_step", 200, 100, 10, "float64", "tanh", quick=True)]
+    cases += [Case(f"simulate_{scheme}", 1000, 100_000, 10, "float32", "tanh") for scheme in ("rk4", "dopri5")]
     if cores() > 1:
         cases += [Case("threads", 1000, 10_000, 20, dtype, "tanh", quick=dtype == "float64") for dtype in dtypes]
     first = {("tanh", "float32"), ("erf", "float64"), ("relu", "float32"), ("softplus", "float64")}

@@ -5,6 +5,7 @@ An operation maps (case, engine) to (call, probe): `call` is timed, and `probe` 
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,21 @@ from ..simulation import simulate
 from .cases import Case, data, probed
 
 STEPS = 2000  # of `simulate_step`
+_LONG_STEPS = 10  # of runs whose steps are long
+_LONG_END = 12.0  # flow time of these: about as many steps of the adaptive scheme
 
 
 def velocity(case: Case, engine: str):
+    """In the arrays of the velocity before, as a flow has it from its second step on."""
     field, state = _start(case, engine)
-    rows = probed(case.N)
-    return lambda: field.velocity(state), lambda result: field.particles(result)[rows]
+    rows, moved = probed(case.N), None
+
+    def call():
+        nonlocal moved
+        moved = field.velocity(state, moved)
+        return moved
+
+    return call, lambda result: field.particles(result)[rows]
 
 
 def jvp(case: Case, engine: str):
@@ -45,11 +55,13 @@ def population(case: Case, engine: str):
     chosen, rows = engines.find(engine), probed(case.N)
     particles = data(case)[0]
     overlap, pull = OVERLAPS[ACTIVATIONS[case.activation]], -particles[:, 0] / case.N
-    cloud = chosen.pack(particles, case.dtype)
+    cloud, moved = chosen.pack(particles, case.dtype), None
 
     def call():
+        nonlocal moved
         nodes = chosen.pack_inputs(particles[:, 1:], case.dtype)
-        return chosen.pairwise(overlap, cloud, nodes, pull, (1.0, 1.0))
+        moved = chosen.pairwise(overlap, cloud, nodes, pull, (1.0, 1.0), moved)
+        return moved
 
     return call, lambda result: chosen.unpack(result, case.N)[rows]
 
@@ -67,12 +79,37 @@ def simulate_step(case: Case, engine: str):
     return call, None
 
 
+def whole_run(scheme: str, case: Case, engine: str):
+    """A run of some steps, its start and its snapshots included."""
+    particles, inputs, targets = data(case)
+    network, problem = Network(case.activation), Problem(inputs, targets)
+    steps = {"dt": _LONG_END / _LONG_STEPS} if scheme == "rk4" else {}
+    arguments = {"scheme": scheme, "engine": engine, "dtype": case.dtype, "keep": "last", **steps}
+    return lambda: simulate(network, problem, particles, [_LONG_END], **arguments), None
+
+
+def evaluations(scheme: str, case: Case, engine: str):
+    """As many velocities as that run takes, and nothing else."""
+    number = whole_run(scheme, case, engine)[0]().evaluations
+    one, _ = velocity(case, engine)
+
+    def call():
+        for _ in range(number):
+            one()
+
+    return call, None
+
+
 OPERATIONS = {
     "velocity": velocity,
     "jvp": jvp,
     "tangent_kernel": tangent_kernel,
     "population": population,
     "simulate_step": simulate_step,
+    "run_rk4": partial(whole_run, "rk4"),
+    "evaluations_rk4": partial(evaluations, "rk4"),
+    "run_dopri5": partial(whole_run, "dopri5"),
+    "evaluations_dopri5": partial(evaluations, "dopri5"),
 }
 UNITS = {"simulate_step": STEPS}  # operations in one call, where it is not one
 

@@ -38,27 +38,25 @@ class Engine(Protocol):
 
     def pack_inputs(self, inputs: np.ndarray, dtype: str) -> Any: ...
 
-    def projections(self, cloud: Any, inputs: Any) -> Any:
-        """Room in which a prediction can leave the z_ik for the velocity at the same cloud; None if not worth it."""
+    def features(self, cloud: Any, inputs: Any) -> Any:
+        """Room for phi(z_ik), a_i phi'(z_ik), from a prediction to the velocity at that cloud; None if not worth it."""
         ...
 
     def estimate(self, n_particles: int, n: int, dim: int, dtype: str = "float64", clouds: int = 2) -> dict[str, int]:
         """Bytes, by what takes them, of velocities of N particles at n inputs, with so many clouds at once."""
         ...
 
-    def predict(
-        self, activation: Activation, cloud: Any, masses: Any, inputs: Any, projections: Any = None
-    ) -> np.ndarray:
+    def predict(self, activation: Activation, cloud: Any, masses: Any, inputs: Any, features: Any = None) -> np.ndarray:
         """sum_i m_i a_i phi(z_ik), (n,). Atoms of mass zero cost little where whole blocks lie together."""
         ...
 
     def vjp(
-        self, activation: Activation, cloud: Any, inputs: Any, weights: np.ndarray, mobilities, projections: Any = None,
+        self, activation: Activation, cloud: Any, inputs: Any, weights: np.ndarray, mobilities, features: Any = None,
         out: Any = None,
     ) -> Any:  # fmt: skip
         """sum_k c_k grad_theta [a_i phi(z_ik)] with the mobilities on its (a, w) parts: a cloud of velocities.
 
-        `projections`, which are used up, are those that `predict` left for this cloud and these inputs.
+        `features`, which are used up, are those that `predict` left for this cloud and these inputs.
         """
         ...
 
@@ -79,7 +77,7 @@ class Engine(Protocol):
     def gram(
         self, activation: Activation, cloud: Any, masses: Any, inputs: Any, other: Any = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(sum_i m_i phi(z_ik) phi(z_il), sum_i m_i a_i^2 phi'(z_ik) phi'(z_il)), (n, n') in the cloud's dtype.
+        """(sum_i m_i phi(z_ik) phi(z_il), sum_i m_i a_i^2 phi'(z_ik) phi'(z_il)), (n, n') float64.
 
         `other` None: the inputs themselves, and symmetric to the last bit.
         """
@@ -109,6 +107,20 @@ def find(engine: str | Engine) -> Engine:
     if not hasattr(found, "NAME"):
         raise InputError(f"engine is {engine!r}; needed: one of {', '.join(ENGINES)}, or an object like one.")
     return found
+
+
+def estimate(
+    n_particles: int, n: int, dim: int, *, dtype: str = "float64", clouds: int = 9, engine: str | Engine = "cpu"
+) -> dict[str, int]:
+    """Bytes, by what takes them, of a flow of N particles at n inputs of this dimension.
+
+    clouds : as many arrays of the size of the state as are there at once; nine in a run by dopri5, the frames apart.
+
+    Raises InputError where a number is not a count or there is no such engine or dtype.
+    """
+    for number, what in ((n_particles, "n_particles"), (n, "n"), (dim, "dim"), (clouds, "clouds")):
+        _checks.count(number, what)
+    return find(engine).estimate(n_particles, n, dim, check_dtype(dtype), clouds)
 
 
 def set_num_threads(number: int) -> None:

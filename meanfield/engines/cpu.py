@@ -3,16 +3,18 @@
 Layout: a cloud is (1 + d, N), one row per parameter. A tile is a run of `lanes` particles, 1 KB of a row, copied to
 aligned scratch memory, padded with zeros at the end of the cloud. Within a tile three steps alternate over blocks of
 inputs: Z = X W (a small matrix product), the formula on every entry of Z, and for the velocity X' G, the same
-product again. The (N, n) array never exists, unless it is small beside the cloud and the inputs (`projections`).
+product again. The (N, n) array never exists, unless it is small (`features`).
 
-Sums over particles are taken within a tile, then over the tiles of a group in order, then over groups in order: the
-bits do not depend on the number of threads.
+Sums over particles are taken within a tile, then over the tiles of a group in order, then over groups in order, in
+float64 from tile to tile: the bits do not depend on the number of threads. Sums over inputs are taken to float64 every
+2048 inputs.
 """
 
 import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -31,8 +33,8 @@ from .cpu_loops import LANES, STAGES, in_parallel, in_turn
 from .cpu_single import in_own_type, overlap_in_own_type
 
 __all__ = [
-    "NAME", "combine", "error_norm", "estimate", "gram", "is_finite", "jvp", "pack", "pack_inputs", "pack_masses",
-    "pairwise", "predict", "projections", "unpack", "vjp",
+    "NAME", "combine", "error_norm", "estimate", "features", "gram", "is_finite", "jvp", "pack", "pack_inputs",
+    "pack_masses", "pairwise", "predict", "unpack", "vjp",
 ]  # fmt: skip
 
 # Waiting threads sleep rather than spin. OpenMP reads this once, before the first parallel loop. Of two quick jobs side
@@ -44,6 +46,7 @@ NAME = "cpu"
 _MOST_THREADS: int = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 _MOST_GROUPS = 256  # partial sums kept: (groups, n)
 _FEATURE_BYTES = 64 * 2**20  # of phi(z) and a phi'(z), for some particles at a time, behind a tangent kernel
+_CACHE_BYTES = 2**24  # of features kept because a cache holds them: reading them is quicker than computing them
 _SMALL = 2**20  # multiplications below which waking a second thread costs more than it saves
 
 
@@ -75,39 +78,40 @@ def pack_inputs(inputs, dtype):
     return Inputs(rows, columns, n)
 
 
-def projections(cloud, inputs):
-    """Room for z = w . x from a prediction to the velocity after it, or None where z is better computed twice.
+def features(cloud, inputs):
+    """Room for phi(z) and a phi'(z) from a prediction to the velocity after it, or None: better computed twice.
 
-    Kept where n N is at most 2 (N + n) (1 + d), so that memory stays of the order of the particles and the data;
-    d is large there, and a third of the arithmetic is saved.
+    Kept where they fit in the cache, and where n N is at most 2 (N + n) (1 + d), so that memory stays of the order of
+    the particles and the data; d is large there, and a third of the arithmetic is saved.
     """
-    if not _keeps_projections(cloud.shape[1], inputs.number, cloud.shape[0]):
-        return None
-    return cpu_loops.aligned((_tiles(cloud), len(inputs.rows), LANES[cloud.dtype.name]), cloud.dtype)
+    size = _kept_entries(cloud.shape[1], inputs.number, cloud.shape[0], cloud.itemsize)
+    shape = _tiles(cloud), 2, len(inputs.rows), LANES[cloud.dtype.name]
+    return cpu_loops.aligned(shape, cloud.dtype) if size else None
 
 
-def _keeps_projections(n_particles, n, width):
-    return n * n_particles <= 2 * (n_particles + n) * width
+def _kept_entries(n_particles, n, width, itemsize):
+    lanes = cpu_loops.ROW_BYTES // itemsize
+    size = 2 * -(-n_particles // lanes) * lanes * -(-n // 4) * 4
+    return size if size * itemsize <= _CACHE_BYTES or n * n_particles <= 2 * (n_particles + n) * width else 0
 
 
 def estimate(n_particles, n, dim, dtype="float64", clouds=2):
     itemsize, width, lanes = np.dtype(dtype).itemsize, 1 + dim, LANES[np.dtype(dtype).name]
     tiles = -(-n_particles // lanes)
-    kept = tiles * lanes * -(-n // 4) * 4 * itemsize if _keeps_projections(n_particles, n, width) else 0
     return {
         "clouds": clouds * n_particles * width * itemsize,
         "masses and inputs": (n_particles + 2 * n * dim) * itemsize,
         "sums": 8 * n * min(tiles, _MOST_GROUPS),
-        "projections": kept,
-        "scratch": get_num_threads() * (2 * width + 2 * cpu_loops.BLOCK) * lanes * itemsize,
+        "features": _kept_entries(n_particles, n, width, itemsize) * itemsize,
+        "scratch": get_num_threads() * ((2 * width + 2 * cpu_loops.BLOCK) * itemsize + 8 * width) * lanes,
     }
 
 
-def predict(activation, cloud, masses, inputs, projections=None):
+def predict(activation, cloud, masses, inputs, features=None):
     partial = _partial_sums(cloud, inputs)
+    operation, kept = ("predict", _absent(cloud.dtype)) if features is None else ("predict_and_keep", features)
     work = inputs.rows.size * cloud.shape[1]
-    kept, stride = _kept(projections, cloud), _stride(len(partial))
-    _run("predict", activation, len(partial), work, cloud, masses, inputs.rows, kept, stride, partial)
+    _run(operation, activation, len(partial), work, cloud, masses, inputs.rows, kept, _stride(len(partial)), partial)
     return partial.sum(axis=0)
 
 
@@ -118,13 +122,15 @@ def jvp(activation, cloud, velocity, masses, inputs):
     return partial.sum(axis=0)
 
 
-def vjp(activation, cloud, inputs, weights, mobilities, projections=None, out=None):
+def vjp(activation, cloud, inputs, weights, mobilities, features=None, out=None):
     weights = np.array(weights, cloud.dtype)
     xi_a, xi_w = (cloud.dtype.type(xi) for xi in mobilities)
     out = np.empty_like(cloud) if out is None else out
-    kept = _kept(projections, cloud)
-    work = inputs.rows.size * cloud.shape[1]
-    _run("vjp", activation, _tiles(cloud), work, cloud, inputs.rows, inputs.columns, weights, xi_a, xi_w, kept, out)
+    work, more = inputs.rows.size * cloud.shape[1], (inputs.columns, weights, xi_a, xi_w, out)
+    if features is None:
+        _run("vjp", activation, _tiles(cloud), work, cloud, inputs.rows, *more)
+    else:
+        _run("vjp_of_kept", None, _tiles(cloud), work, features, *more)
     return out
 
 
@@ -148,8 +154,9 @@ def _variances(overlap, columns):
 def gram(activation, cloud, masses, inputs, other=None):
     same, other = other is None, inputs if other is None else other
     lanes = LANES[cloud.dtype.name]
-    in_a, in_w = np.zeros((2, len(inputs.rows), -(-len(other.rows) // lanes) * lanes), cloud.dtype)
+    in_a, in_w = np.zeros((2, len(inputs.rows), -(-len(other.rows) // lanes) * lanes))
     step = max(1, _FEATURE_BYTES // (2 * cloud.itemsize * (len(inputs.rows) + len(other.rows))) // lanes) * lanes
+    step = min(step, cpu_loops.RUN)
     for first in range(0, cloud.shape[1], step):
         block, mass = np.ascontiguousarray(cloud[:, first : first + step]), masses[first : first + step]
         features = _features(activation, block, inputs)
@@ -268,8 +275,9 @@ def _stride(groups):
     return next(step for step in range(max(1, round(0.618 * groups)), groups + 1) if math.gcd(step, groups) == 1)
 
 
-def _kept(projections, cloud):
-    return np.empty((0, 0, 0), cloud.dtype) if projections is None else projections
+@cache
+def _absent(dtype):
+    return np.empty((0, 0, 0, 0), dtype)
 
 
 def _run(operation, activation, count, work, *arguments):
@@ -282,7 +290,8 @@ def _run(operation, activation, count, work, *arguments):
                 f"{operation}: an array of {each.dtype}, C-ordered: {each.flags.c_contiguous}; needed {dtype}"
             )
     loop = in_parallel if work >= _SMALL and count > 1 and get_num_threads() > 1 else in_turn
-    loop(count, address, arguments)
+    with _parallel if loop is in_parallel else nullcontext():
+        loop(count, address, arguments)
 
 
 @cache
@@ -320,15 +329,17 @@ def _compile(operation, activation, dtype):
 
 def _types(operation, real):
     """Types of an operation's arguments: C-ordered arrays of this dtype, partial sums in float64."""
-    row, cloud, kept = (types.Array(real, dimensions, "C") for dimensions in (1, 2, 3))
+    row, cloud, kept = (types.Array(real, dimensions, "C") for dimensions in (1, 2, 4))
     sums, line, flags = types.float64[:, ::1], types.float64[::1], types.boolean[::1]
     return {
         "predict": (cloud, row, cloud, kept, types.intp, sums),
+        "predict_and_keep": (cloud, row, cloud, kept, types.intp, sums),
         "jvp": (cloud, cloud, row, cloud, types.intp, sums),
-        "vjp": (cloud, cloud, cloud, row, real, real, kept, cloud),
+        "vjp": (cloud, cloud, cloud, row, real, real, cloud),
+        "vjp_of_kept": (kept, cloud, row, real, real, cloud),
         "pairwise": (cloud, cloud, cloud, cloud, cloud, row, real, real, cloud),
         "features": (cloud, cloud, cloud, cloud),
-        "gram": (cloud, cloud, row, types.boolean, cloud),
+        "gram": (cloud, cloud, row, types.boolean, sums),
         "combine": (row,) * (3 + STAGES),
         "error_norm": (*(row,) * (3 + STAGES), real, real, line),
         "is_finite": (row, flags),
@@ -337,6 +348,7 @@ def _types(operation, real):
 
 # What a formula is called, and what it returns.
 _KINDS = {"pairwise": ("overlap", "(value, d/dc, d/dq)"), "other": ("activation", "(value, slope)")}
+_parallel = threading.Lock()  # two of Python's threads in parallel loops at once: Numba's workqueue aborts the process
 _compiling = threading.Lock()  # so that of two threads with one need the second finds on disk what the first compiled
 _kernels: list[Any] = []  # keeps the machine code alive whose addresses are out
 cpu_cache.attach(in_parallel, "in parallel")

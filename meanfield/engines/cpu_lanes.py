@@ -13,6 +13,8 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ..errors import InputError
+
 _ROWS = 4  # of the block of accumulators
 _RUN = 32  # columns of x at a time, so that their rows of w stay in the first-level cache for all rows of x
 _CONTRACT = ("contract",)
@@ -20,8 +22,11 @@ _CONTRACT = ("contract",)
 
 def _shape_of_block() -> tuple[int, int]:
     """Bytes of a vector, and vectors in a row of the block: 16 accumulators of 32 registers, or 8 of 16."""
-    chosen = os.environ.get("MEANFIELD_VECTOR_BYTES")
-    width = int(chosen) if chosen else 64 if binding.get_host_cpu_features().get("avx512f") else 32
+    widest = "64" if binding.get_host_cpu_features().get("avx512f") else "32"
+    chosen = os.environ.get("MEANFIELD_VECTOR_BYTES") or widest
+    if chosen not in ("16", "32", "64"):
+        raise InputError(f"MEANFIELD_VECTOR_BYTES is {chosen!r}; needed: 16, 32 or 64, or unset it.")
+    width = int(chosen)
     return width, 4 if width == 64 else 2
 
 

@@ -18,11 +18,12 @@ from .. import interactions
 from . import cpu_lanes
 from .cpu_vocabulary import EXACT  # which attaches the compiled vocabulary
 
-_ROW_BYTES = 1024  # of a tile: whole blocks of vectors, and 32 rows stay in a first-level cache
+ROW_BYTES = 1024  # of a tile: whole blocks of vectors, and 32 rows stay in a first-level cache
 _LINE_BYTES = 64
 BLOCK = 32  # inputs taken at a time: Z is 32 KB, and stays in the first-level cache with its share of W
+RUN = 64 * BLOCK  # terms summed in the dtype of the cloud before their sum goes to one in float64
 
-LANES = {dtype: _ROW_BYTES // np.dtype(dtype).itemsize for dtype in ("float64", "float32")}
+LANES = {dtype: ROW_BYTES // np.dtype(dtype).itemsize for dtype in ("float64", "float32")}
 
 # Sums may be reassociated into vector lanes; NaN and infinity must survive, or a diverged run would go unseen.
 _LOOP: Any = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy", "nogil": True}
@@ -68,6 +69,27 @@ def tile_functions(dtype: str) -> SimpleNamespace:
             for lane in range(lanes):
                 out[r, lane] = zero
 
+    @njit
+    def totals(count):
+        """Zeros (count, lanes) in float64."""
+        return np.zeros((count, lanes))
+
+    @_inline
+    def move(sums, totals):
+        """Add sums to totals, and clear them."""
+        for r in range(totals.shape[0]):
+            for lane in range(lanes):
+                totals[r, lane] += sums[r, lane]
+                sums[r, lane] = zero
+
+    @_inline
+    def store(totals, mobility_a, mobility_w, velocity, first, count):
+        """Velocities of `count` particles from `first` on."""
+        for j in range(velocity.shape[0]):
+            mobility = mobility_w if j else mobility_a
+            for lane in range(count):
+                velocity[j, first + lane] = mobility * totals[j, lane]
+
     @_inline
     def occupied(masses):
         for mass in masses:
@@ -76,7 +98,8 @@ def tile_functions(dtype: str) -> SimpleNamespace:
         return False
 
     return SimpleNamespace(
-        lanes=lanes, real=real, rows=rows, load=load, clear=clear, occupied=occupied,
+        lanes=lanes, real=real, rows=rows, load=load, clear=clear, occupied=occupied, totals=totals, move=move,
+        store=store,
         add_product=cpu_lanes.build_add_product(lanes, itemsize),
     )  # fmt: skip
 
@@ -108,25 +131,25 @@ in_parallel: Any = njit(parallel=True, nogil=True)(_for_each)
 in_turn: Any = njit(nogil=True)(_for_each)
 
 
-def build_predict(phi, dtype):
-    """sum_i m_i a_i phi(z_ik) for each group of tiles."""
+def build_predict(phi, dtype, keep=False):
+    """sum_i m_i a_i phi(z_ik) for each group of tiles; `keep`: leaves the features (2, n, lanes) of each tile too."""
     tile = tile_functions(dtype)
     lanes, zero, rows, load, clear = tile.lanes, tile.real(0), tile.rows, tile.load, tile.clear
     add_product, occupied = tile.add_product, tile.occupied
-    unit = _inline(interactions.unit(phi))
+    unit, gradient = _inline(interactions.unit(phi)), _inline(interactions.unit_gradient(phi))
 
     @njit(**_LOOP)
-    def sum_group(i, cloud, masses, inputs, kept, stride, partial):
+    def sum_group(i, cloud, masses, inputs, features, stride, partial):
         group = i * stride % partial.shape[0]
         width, n_particles = cloud.shape
         groups, n = partial.shape
         tiles = -(-n_particles // lanes)
-        own, mass, scratch = rows(width), rows(1), rows(BLOCK)
+        own, mass, z = rows(width), rows(1), rows(BLOCK)
         for t in range(group * tiles // groups, (group + 1) * tiles // groups):
             first = t * lanes
             count = min(lanes, n_particles - first)
-            if kept.shape[0] == 0 and not occupied(masses[first : first + count]):
-                continue  # but the velocity wants the projections of atoms without mass too
+            if not keep and not occupied(masses[first : first + count]):
+                continue  # but the velocity wants the features of atoms without mass too
             if count < lanes:
                 clear(mass, 1)
             load(cloud, first, count, own)
@@ -135,16 +158,30 @@ def build_predict(phi, dtype):
             a, m, w = own[0], mass[0], own[1:]
             for k0 in range(0, inputs.shape[0], BLOCK):
                 block = inputs[k0 : k0 + BLOCK]
-                z = kept[t, k0 : k0 + BLOCK] if kept.shape[0] > 0 else scratch
                 clear(z, block.shape[0])
                 add_product(z, block, w)
                 for k in range(min(block.shape[0], n - k0)):
                     total = zero
-                    for lane in range(lanes):
-                        total += m[lane] * unit(a[lane], z[k, lane])
+                    if keep:
+                        value, slope = features[t, 0, k0 + k], features[t, 1, k0 + k]
+                        for lane in range(lanes):
+                            of_a, of_z = gradient(a[lane], z[k, lane])
+                            total += m[lane] * unit(a[lane], z[k, lane])
+                            value[lane], slope[lane] = of_a, of_z
+                    else:
+                        for lane in range(lanes):
+                            total += m[lane] * unit(a[lane], z[k, lane])
                     partial[group, k0 + k] += total
+                if keep:  # where there are no inputs: zeros, for the product goes over them
+                    for k in range(n - k0, block.shape[0]):
+                        for lane in range(lanes):
+                            features[t, 1, k0 + k, lane] = zero
 
     return sum_group
+
+
+def build_predict_and_keep(phi, dtype):
+    return build_predict(phi, dtype, keep=True)
 
 
 def build_jvp(phi, dtype):
@@ -193,24 +230,21 @@ def build_vjp(phi, dtype):
     """sum_k c_k grad_theta [a_i phi(z_ik)] times the mobilities, for each tile."""
     tile = tile_functions(dtype)
     lanes, rows, load, clear, add_product = tile.lanes, tile.rows, tile.load, tile.clear, tile.add_product
+    room, move, store = tile.totals, tile.move, tile.store
     gradient = _inline(interactions.unit_gradient(phi))
 
     @njit(**_LOOP)
-    def sum_inputs(t, cloud, inputs, transposed, weights, mobility_a, mobility_w, kept, velocity):
+    def sum_inputs(t, cloud, inputs, transposed, weights, mobility_a, mobility_w, velocity):
         width, n_particles = cloud.shape
-        own, sums, scratch = rows(width), rows(1 + transposed.shape[0]), rows(BLOCK)
+        own, sums, z, totals = rows(width), rows(1 + transposed.shape[0]), rows(BLOCK), room(width)
         first = t * lanes
         count = min(lanes, n_particles - first)
         load(cloud, first, count, own)
         a, w, in_a, in_w = own[0], own[1:], sums[0], sums[1:]
         for k0 in range(0, inputs.shape[0], BLOCK):
             block = inputs[k0 : k0 + BLOCK]
-            if kept.shape[0] > 0:
-                z = kept[t, k0 : k0 + BLOCK]
-            else:
-                z = scratch
-                clear(z, block.shape[0])
-                add_product(z, block, w)
+            clear(z, block.shape[0])
+            add_product(z, block, w)
             for k in range(min(block.shape[0], weights.size - k0)):
                 weight = weights[k0 + k]
                 for lane in range(lanes):
@@ -218,11 +252,38 @@ def build_vjp(phi, dtype):
                     in_a[lane] += weight * of_a
                     z[k, lane] = weight * of_z
             add_product(in_w, transposed[:, k0 : k0 + BLOCK], z)
-        for lane in range(count):
-            velocity[0, first + lane] = mobility_a * in_a[lane]
-        for j in range(1, width):
-            for lane in range(count):
-                velocity[j, first + lane] = mobility_w * sums[j, lane]
+            if (k0 + BLOCK) % RUN == 0:
+                move(sums, totals)
+        move(sums, totals)
+        store(totals, mobility_a, mobility_w, velocity, first, count)
+
+    return sum_inputs
+
+
+def build_vjp_of_kept(dtype):
+    """The same from the features that a prediction left, which are used up."""
+    tile = tile_functions(dtype)
+    lanes, rows, add_product, room, move, store = (
+        tile.lanes, tile.rows, tile.add_product, tile.totals, tile.move, tile.store
+    )  # fmt: skip
+
+    @njit(**_LOOP)
+    def sum_inputs(t, features, transposed, weights, mobility_a, mobility_w, velocity):
+        width, n_particles = velocity.shape
+        sums, totals = rows(1 + transposed.shape[0]), room(width)
+        values, slopes, in_a, in_w = features[t, 0], features[t, 1], sums[0], sums[1:]
+        for k0 in range(0, features.shape[2], BLOCK):
+            for k in range(k0, min(k0 + BLOCK, weights.size)):
+                weight, value, slope = weights[k], values[k], slopes[k]
+                for lane in range(lanes):
+                    in_a[lane] += weight * value[lane]
+                    slope[lane] *= weight
+            add_product(in_w, transposed[:, k0 : k0 + BLOCK], slopes[k0 : k0 + BLOCK])
+            if (k0 + BLOCK) % RUN == 0:
+                move(sums, totals)
+        move(sums, totals)
+        first = t * lanes
+        store(totals, mobility_a, mobility_w, velocity, first, min(lanes, n_particles - first))
 
     return sum_inputs
 
@@ -307,24 +368,29 @@ def build_features(phi, dtype):
 def build_gram(dtype):
     """out += X diag(m) Y' for each tile of columns of `out`, (rows of X, rows of Y filled up to whole tiles).
 
-    Where X is Y, only up to the diagonal. Columns come from both ends in turn, so that threads that take an equal share
-    of them have an equal share of the work.
+    Products are summed in their own dtype over the particles given, then in float64. Where X is Y, only up to the
+    diagonal. Columns come from both ends in turn, so that threads that take an equal share of them have an equal share
+    of the work.
     """
     tile = tile_functions(dtype)
-    lanes, rows, add_product = tile.lanes, tile.rows, tile.add_product
+    lanes, rows, clear, add_product = tile.lanes, tile.rows, tile.clear, tile.add_product
 
     @njit(**_LOOP)
     def add_columns(i, x, y, masses, same, out):
         t = i // 2 if i % 2 == 0 else out.shape[1] // lanes - 1 - i // 2
         first = t * lanes
-        column = rows(y.shape[1])
+        column, block = rows(y.shape[1]), rows(BLOCK)
         for lane in range(min(lanes, y.shape[0] - first)):
             for particle in range(y.shape[1]):
                 column[particle, lane] = masses[particle] * y[first + lane, particle]
         last = min(first + lanes, x.shape[0]) if same else x.shape[0]
         for k0 in range(0, last, BLOCK):
             upto = min(k0 + BLOCK, x.shape[0])
-            add_product(out[k0:upto, first : first + lanes], x[k0:upto], column)
+            clear(block, BLOCK)
+            add_product(block, x[k0:upto], column)
+            for k in range(k0, upto):
+                for lane in range(lanes):
+                    out[k, first + lane] += block[k - k0, lane]
 
     return add_columns
 
@@ -333,18 +399,19 @@ def build_pairwise(overlap, dtype):
     """sum_k c_k grad_theta [a_i O(w_i, w_k)] times the mobilities, for each tile; O is an overlap."""
     tile = tile_functions(dtype)
     lanes, rows, load, clear = tile.lanes, tile.rows, tile.load, tile.clear
-    add_product, two = tile.add_product, tile.real(2)
+    add_product, room, move, store = tile.add_product, tile.totals, tile.move, tile.store
 
     @njit(**_LOOP)
     def sum_nodes(i, cloud, variances, nodes, transposed, node_variances, weights, xi_a, xi_w, velocity):
         width, n_particles = cloud.shape
-        own, sums, z, own_variances = rows(width), rows(1 + transposed.shape[0]), rows(BLOCK), rows(3)
+        own, sums, z, own_variances, in_q = rows(width), rows(1 + transposed.shape[0]), rows(BLOCK), rows(2), rows(1)
+        totals, total_q = room(width), room(1)
         first = i * lanes
         count = min(lanes, n_particles - first)
         load(cloud, first, count, own)
         load(variances, first, count, own_variances)
         a, w, in_a, in_w = own[0], own[1:], sums[0], sums[1:]
-        q, s, in_q = own_variances[0], own_variances[1], own_variances[2]
+        q, s = own_variances[0], own_variances[1]
         for k0 in range(0, nodes.shape[0], BLOCK):
             block = nodes[k0 : k0 + BLOCK]
             clear(z, block.shape[0])
@@ -354,14 +421,17 @@ def build_pairwise(overlap, dtype):
                 for lane in range(lanes):
                     value, of_c, of_q = overlap(z[k, lane], q[lane], s[lane], p, t)
                     in_a[lane] += weight * value
-                    in_q[lane] += weight * of_q
+                    in_q[0, lane] += weight * of_q
                     z[k, lane] = weight * of_c
             add_product(in_w, transposed[:, k0 : k0 + BLOCK], z)
-        for lane in range(count):
-            velocity[0, first + lane] = xi_a * in_a[lane]
+            if (k0 + BLOCK) % RUN == 0:
+                move(sums, totals)
+                move(in_q, total_q)
+        move(sums, totals)
+        move(in_q, total_q)
         for j in range(w.shape[0]):
             for lane in range(count):
-                moved = in_w[j, lane] + two * in_q[lane] * w[j, lane]
-                velocity[1 + j, first + lane] = xi_w * a[lane] * moved
+                totals[1 + j, lane] = a[lane] * (totals[1 + j, lane] + 2.0 * total_q[0, lane] * w[j, lane])
+        store(totals, xi_a, xi_w, velocity, first, count)
 
     return sum_nodes

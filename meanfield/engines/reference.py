@@ -6,8 +6,8 @@ from .. import interactions
 from .host import combine, error_norm, is_finite
 
 __all__ = [
-    "NAME", "combine", "error_norm", "estimate", "gram", "is_finite", "jvp", "pack", "pack_inputs", "pack_masses",
-    "pairwise", "predict", "projections", "unpack", "vjp",
+    "NAME", "combine", "error_norm", "estimate", "features", "gram", "is_finite", "jvp", "pack", "pack_inputs",
+    "pack_masses", "pairwise", "predict", "unpack", "vjp",
 ]  # fmt: skip
 
 NAME = "reference"
@@ -30,7 +30,7 @@ def pack_inputs(inputs, dtype):
     return np.array(inputs, dtype=dtype)
 
 
-def projections(cloud, inputs):
+def features(cloud, inputs):
     """None: they are computed again where they are needed."""
 
 
@@ -43,7 +43,7 @@ def estimate(n_particles, n, dim, dtype="float64", clouds=2):
     }
 
 
-def predict(activation, cloud, masses, inputs, projections=None):
+def predict(activation, cloud, masses, inputs, features=None):
     formula = interactions.unit(activation.formula)
     total = np.zeros(len(inputs))
     for rows in _blocks(cloud, inputs):
@@ -52,7 +52,7 @@ def predict(activation, cloud, masses, inputs, projections=None):
     return total
 
 
-def vjp(activation, cloud, inputs, weights, mobilities, projections=None, out=None):
+def vjp(activation, cloud, inputs, weights, mobilities, features=None, out=None):
     formula = interactions.unit_gradient(activation.formula)
     weights = weights.astype(cloud.dtype)
     velocity = np.empty_like(cloud) if out is None else out
@@ -86,7 +86,7 @@ def pairwise(overlap, cloud, nodes, weights, mobilities, out=None):
 
 def gram(activation, cloud, masses, inputs, other=None):
     formula = interactions.unit_gradient(activation.formula)
-    in_a, in_w = np.zeros((2, len(inputs), len(inputs if other is None else other)), cloud.dtype)
+    in_a, in_w = np.zeros((2, len(inputs), len(inputs if other is None else other)))
     for rows in _blocks(cloud, inputs if other is None else np.concatenate([inputs, other])):
         a, w = cloud[rows, :1], cloud[rows, 1:]
         values, slopes = features = formula(a, w @ inputs.T)
