@@ -5,6 +5,7 @@ import json
 import math
 import os
 import platform
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -15,6 +16,7 @@ from types import SimpleNamespace
 import numba
 import numpy as np
 import pytest
+from llvmlite.binding import get_host_cpu_features
 from scipy import stats
 from test_engines import TOLERANCE, bits_by_threads, case, computed, planted, worst_error
 
@@ -25,6 +27,7 @@ from meanfield.engines import cpu, cpu_loops, host, reference
 from meanfield.errors import InputError
 from meanfield.fields import DataField
 from meanfield.integrators import TABLEAUS, AdaptiveSteps, FixedSteps, StepLimitReached
+from meanfield.overlaps import OVERLAPS
 
 TANH = ACTIVATIONS["tanh"]
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE)
@@ -74,6 +77,48 @@ def test_velocities_of_a_million_particles(dtype):
     moved = computed(cpu, "vjp", TANH, dtype, given)
     assert relative(moved[some], wanted) < FAR[dtype]
     assert relative(np.roll(moved, 1, axis=0)[some], wanted) > 0.1
+
+
+# Sums over many inputs, nodes or particles: float64 from one run of terms to the next. Terms of one sign are worst.
+
+MANY = 300_001
+
+
+@cache
+def many_terms():
+    """A few particles and `MANY` inputs with positive weights: (cloud, inputs, weights, the terms of a sum of phi)."""
+    rng = np.random.default_rng(31)
+    cloud, inputs = rng.uniform(0.5, 1.0, (5, 4)), rng.uniform(0.5, 1.0, (MANY, 3))
+    weights = rng.uniform(0.5, 1.0, MANY) / MANY
+    return cloud, inputs, weights, np.tanh(cloud[:, 1:] @ inputs.T) * weights
+
+
+def error_of_many(operation):
+    """Largest relative error of an operation in float32, against the reference in float64."""
+    cloud, inputs, weights, _ = many_terms()
+    if operation == "gram":
+        cloud, inputs = np.c_[np.ones(MANY), inputs], cloud[:, 1:]
+    results = []
+    for engine, dtype in ((cpu, "float32"), (reference, "float64")):
+        points, packed_inputs = engine.pack(cloud, dtype), engine.pack_inputs(inputs, dtype)
+        if operation == "gram":
+            results.append(np.array(engine.gram(TANH, points, engine.pack_masses(weights, dtype), packed_inputs)))
+        else:
+            what = OVERLAPS[ACTIVATIONS["erf"]] if operation == "pairwise" else TANH
+            moved = getattr(engine, operation)(what, points, packed_inputs, weights, (1.0, 1.0))
+            results.append(engine.unpack(moved, len(cloud)))
+    return relative(*results)
+
+
+@pytest.mark.parametrize("operation", ["vjp", "pairwise", "gram"])
+def test_float32_sums_of_many_terms(operation):
+    assert error_of_many(operation) < 2e-6
+
+
+def test_a_running_sum_of_many_terms_is_caught():
+    """One for each particle, as a loop over inputs has them that never goes to float64."""
+    terms = many_terms()[3]
+    assert relative(np.cumsum(terms, axis=1, dtype=np.float32)[:, -1], terms.sum(axis=1)) > 2e-6
 
 
 # Sizes beside those at which the loops change hands: tiles of 128 (float64) and 256 (float32) particles, blocks of 32
@@ -520,6 +565,37 @@ def test_stages_left_out_are_caught():
     ):
         with pytest.raises(AssertionError):
             check()
+
+
+# Machine code
+
+
+def gathers(kernel, signature):
+    """How often compiled code gathers or scatters entries one by one, where a vector could be read or written."""
+    kernel.compile(signature)
+    (code,) = kernel.inspect_asm().values()
+    return len(re.findall("gather|scatter", code))
+
+
+def careless_combine(chunk, out, base, s0, s1, s2, s3, s4, s5, s6, c):
+    """Indices that LLVM cannot know not to be negative, as far as NumPy's rules go."""
+    for i in range(chunk * 100, min((chunk + 1) * 100, base.size)):
+        out[i] = base[i] + c[0] * s0[i]
+
+
+FREE_OF_FORMULAS = ("combine", "error_norm", "is_finite", "gram", "vjp_of_kept")
+
+
+@pytest.mark.skipif(not get_host_cpu_features().get("avx512f"), reason="no AVX-512, for which the check is written")
+@DTYPES
+def test_nothing_is_gathered(dtype):
+    """Compiled anew, for code from the cache cannot be looked at."""
+    real = numba.from_dtype(np.dtype(dtype))
+    careless = numba.njit(**cpu_loops._LOOP)(careless_combine)
+    assert gathers(careless, (numba.intp, *cpu._types("combine", real))), "the check sees nothing"
+    for operation in FREE_OF_FORMULAS:
+        kernel = getattr(cpu_loops, f"build_{operation}")(dtype)
+        assert not gathers(kernel, (numba.intp, *cpu._types(operation, real))), operation
 
 
 # Memory

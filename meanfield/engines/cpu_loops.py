@@ -58,10 +58,11 @@ def tile_functions(dtype: str) -> SimpleNamespace:
         It has no mass there. Zeros in its place would make NaN of a formula that is not finite at 0.
         """
         for j in range(cloud.shape[0]):
+            given, filled = cloud[j, first : first + count], out[j, count:lanes]
             for lane in range(count):
-                out[j, lane] = cloud[j, first + lane]
-            for lane in range(count, lanes):
-                out[j, lane] = cloud[j, first + count - 1]
+                out[j, lane] = given[lane]
+            for lane in range(filled.size):
+                filled[lane] = given[count - 1]
 
     @_inline
     def clear(out, count):
@@ -86,9 +87,9 @@ def tile_functions(dtype: str) -> SimpleNamespace:
     def store(totals, mobility_a, mobility_w, velocity, first, count):
         """Velocities of `count` particles from `first` on."""
         for j in range(velocity.shape[0]):
-            mobility = mobility_w if j else mobility_a
+            mobility, row = mobility_w if j else mobility_a, velocity[j, first : first + count]
             for lane in range(count):
-                velocity[j, first + lane] = mobility * totals[j, lane]
+                row[lane] = mobility * totals[j, lane]
 
     @_inline
     def occupied(masses):
@@ -153,8 +154,9 @@ def build_predict(phi, dtype, keep=False):
             if count < lanes:
                 clear(mass, 1)
             load(cloud, first, count, own)
+            given = masses[first : first + count]
             for lane in range(count):
-                mass[0, lane] = masses[first + lane]
+                mass[0, lane] = given[lane]
             a, m, w = own[0], mass[0], own[1:]
             for k0 in range(0, inputs.shape[0], BLOCK):
                 block = inputs[k0 : k0 + BLOCK]
@@ -208,8 +210,9 @@ def build_jvp(phi, dtype):
                 clear(mass, 1)
             load(cloud, first, count, own)
             load(velocity, first, count, moved)
+            given = masses[first : first + count]
             for lane in range(count):
-                mass[0, lane] = masses[first + lane]
+                mass[0, lane] = given[lane]
             a, da, m, w, dw = own[0], moved[0], mass[0], own[1:], moved[1:]
             for k0 in range(0, inputs.shape[0], BLOCK):
                 block = inputs[k0 : k0 + BLOCK]
@@ -289,7 +292,9 @@ def build_vjp_of_kept(dtype):
 
 
 # Algebra on clouds, as flat arrays in chunks whose partial results have a fixed order. Seven stages at a time, the most
-# a built-in scheme has, so that every state is read once; absent ones are `base` with the coefficient zero.
+# a built-in scheme has, so that every state is read once; absent ones are `base` with the coefficient zero. Here as
+# above, loops run over slices and from 0 on: an index that might be negative, for NumPy's counting from the end, makes
+# LLVM gather entries one by one.
 STAGES = 7
 _CHUNK = 16384
 
@@ -304,7 +309,10 @@ def build_combine(dtype):
     @njit(**_LOOP)
     def combine_chunk(chunk, out, base, s0, s1, s2, s3, s4, s5, s6, c):
         c0, c1, c2, c3, c4, c5, c6 = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
-        for i in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, base.size)):
+        part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
+        out, base, s0, s1, s2, s3 = out[part], base[part], s0[part], s1[part], s2[part], s3[part]
+        s4, s5, s6 = s4[part], s5[part], s6[part]
+        for i in range(base.size):
             moved = c0 * s0[i] + c1 * s1[i] + c2 * s2[i] + c3 * s3[i] + c4 * s4[i] + c5 * s5[i] + c6 * s6[i]
             out[i] = base[i] + moved
 
@@ -318,7 +326,10 @@ def build_error_norm(dtype):
     def add_squares(chunk, before, after, s0, s1, s2, s3, s4, s5, s6, c, rtol, atol, partial):
         c0, c1, c2, c3, c4, c5, c6 = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
         total = 0.0
-        for i in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, before.size)):
+        part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
+        before, after, s0, s1, s2, s3 = before[part], after[part], s0[part], s1[part], s2[part], s3[part]
+        s4, s5, s6 = s4[part], s5[part], s6[part]
+        for i in range(before.size):
             error = c0 * s0[i] + c1 * s1[i] + c2 * s2[i] + c3 * s3[i] + c4 * s4[i] + c5 * s5[i] + c6 * s6[i]
             ratio = np.float64(error / (atol + rtol * max(abs(before[i]), abs(after[i]))))
             total += ratio * ratio
@@ -333,7 +344,8 @@ def build_is_finite(dtype):
     @njit(**_LOOP)
     def look(chunk, values, partial):
         good = True
-        for i in range(chunk * _CHUNK, min((chunk + 1) * _CHUNK, values.size)):
+        values = values[chunk * _CHUNK : (chunk + 1) * _CHUNK]
+        for i in range(values.size):
             good &= abs(values[i]) < np.inf
         partial[chunk] = good
 
@@ -359,8 +371,9 @@ def build_features(phi, dtype):
             clear(z, block.shape[0])
             add_product(z, block, w)
             for k in range(block.shape[0]):
+                value, slope = values[k0 + k, first : first + count], slopes[k0 + k, first : first + count]
                 for lane in range(count):
-                    values[k0 + k, first + lane], slopes[k0 + k, first + lane] = gradient(a[lane], z[k, lane])
+                    value[lane], slope[lane] = gradient(a[lane], z[k, lane])
 
     return fill
 
@@ -389,8 +402,9 @@ def build_gram(dtype):
             clear(block, BLOCK)
             add_product(block, x[k0:upto], column)
             for k in range(k0, upto):
+                row = out[k, first : first + lanes]
                 for lane in range(lanes):
-                    out[k, first + lane] += block[k - k0, lane]
+                    row[lane] += block[k - k0, lane]
 
     return add_columns
 
