@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import runpy
 import shutil
 import subprocess
@@ -119,6 +120,55 @@ def test_a_second_process_compiles_nothing(tmp_path):
 
     assert result(start(script, folder)) == [[SCRIPT_VALUE] * 2, 0]
     assert content(folder) == before
+
+
+OF_SOME = """
+import sys
+import numpy as np
+import meanfield as mf
+{before}
+from meanfield.engines import cpu
+
+def moved(name):
+    cloud, inputs = cpu.pack(np.ones((300, 9)), "float64"), cpu.pack_inputs(np.ones((40, 8)), "float64")
+    return float(cpu.vjp(mf.activations.ACTIVATIONS[name], cloud, inputs, np.full(40, 0.025), (1.0, 1.0)).sum())
+
+VALUES, COMPILED = [moved(name) for name in {names}], 0
+"""
+# What Numba does by itself, taken up where the package has changed it.
+NUMBERED_FROM_ONE = """
+import itertools
+from numba.core.bytecode import FunctionIdentity
+from meanfield.engines import cpu_cache
+FunctionIdentity._unique_ids = itertools.count(10**6)
+"""
+
+
+def names_in_common(tmp_path, before=""):
+    """Functions of the package by names that are in the machine code of two processes, one for each activation."""
+    script, cache, found = tmp_path / "script.py", tmp_path / "cache", []
+    for activation in ("tanh", "relu"):
+        write_script(script, OF_SOME.format(before=before, names=[activation]))
+        seen = set(content(cache))
+        result(start(script, cache))
+        new = [body for name, (_, body) in content(cache).items() if name not in seen]
+        found.append({name for body in new for name in re.findall(rb"_ZN9meanfield[A-Za-z0-9_$.]+", body)})
+    assert all(found), "the check sees no names"
+    return found[0] & found[1]
+
+
+def test_machine_code_of_two_processes_has_no_name_in_common(tmp_path):
+    """Or a third one, which loads both, would call functions of the one from the other. It computes what they did."""
+    assert not names_in_common(tmp_path)
+    script = tmp_path / "script.py"
+    write_script(script, OF_SOME.format(before="", names=["relu", "tanh"] * 3))
+    values, _ = result(start(script, tmp_path / "cache"))
+    of_tanh = 300 * (np.tanh(8.0) + 8 * (1.0 - np.tanh(8.0) ** 2))
+    np.testing.assert_allclose(values, [300 * (8.0 + 8.0), of_tanh] * 3, rtol=1e-12)
+
+
+def test_functions_numbered_from_one_are_caught(tmp_path):
+    assert names_in_common(tmp_path, NUMBERED_FROM_ONE)
 
 
 def test_two_processes_at_once(tmp_path):

@@ -3,12 +3,17 @@
 Numba's own cache misses on a closure over a compiled function and notices a change in one file only. Here a file's
 name is a digest over all that its machine code follows from: the formula with everything it closes over or refers
 to, the sources of the vocabulary and the engine, the operation, the dtype, the processor and the versions. Nothing
-stale is found, and processes that write at the same time write the same.
+stale is found, and processes that write at the same time write what does the same.
+
+Numba numbers the functions it compiles from 1 on and puts the number into their names in machine code; a function that
+is called and not inlined is found by that name. Code from two processes, loaded into a third, would have functions of
+one name that differ, and call each other's. Here numbering starts anywhere in 2^60, so that no two processes meet.
 
 The files hold machine code: they are read from a folder that only its owner may write to, or not at all.
 """
 
 import hashlib
+import itertools
 import logging
 import os
 import pickle
@@ -24,6 +29,7 @@ import llvmlite.binding
 import numba
 import numpy as np
 import platformdirs
+from numba.core.bytecode import FunctionIdentity
 from numba.core.compiler import CompileResult
 from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
@@ -34,6 +40,19 @@ from .._files import write_atomically
 from .cpu_lanes import VECTOR_BYTES
 
 _log = logging.getLogger(__name__)
+
+
+def _number_anew() -> None:
+    """Let functions compiled from now on have numbers of this process alone."""
+    FunctionIdentity._unique_ids = itertools.count(int.from_bytes(os.urandom(7)) * 16)  # type: ignore[attr-defined]
+
+
+# Where Numba keeps its numbers elsewhere, nothing is kept on disk.
+_NUMBERED = isinstance(getattr(FunctionIdentity, "_unique_ids", None), itertools.count)
+if _NUMBERED:
+    _number_anew()
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_number_anew)
 # Modules a formula may refer to as a whole: what they hold follows from the versions and sources in `_surroundings`.
 _FIXED_MODULES = ("math", "numpy", vocabulary.__name__)
 _MOST_FILES = 500  # of 50 to 200 KB; the oldest go first
@@ -145,7 +164,7 @@ def attach(driver, *identity: str | None) -> None:
 
     Without effect where the identity has a None, or the folder cannot be written to or belongs to someone else.
     """
-    if None not in identity:
+    if _NUMBERED and None not in identity:
         driver._cache = _DriverCache(identity)
 
 
