@@ -32,3 +32,11 @@ class StepLimitError(RuntimeError):
 
 class ConvergenceError(RuntimeError):
     """An iterative method stopped short of the accuracy it promises."""
+
+
+class DeviceError(RuntimeError):
+    """There is no device to compute on, or a package for it is missing: which, and what to do."""
+
+
+class DeviceMemoryError(MemoryError):
+    """The device has no room for what a computation needs."""

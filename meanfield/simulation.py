@@ -105,7 +105,7 @@ def simulate(
     max_steps : int
         Most steps tried, in all.
     max_bytes : float, optional
-        Most memory that the run may take; default 80 % of what is free. `engines.Engine.estimate` says what it needs.
+        Most memory that the run may take; default 80 % of what is free. `engines.estimate` says what it needs.
     progress : bool
         A bar on standard error, if that is a terminal.
 
@@ -155,22 +155,24 @@ def simulate_coupled(
     largest distance from y - F: the integrator's error, of its order for smooth activations (`coupled.CoupledField`).
     """
     schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps)
-    _check_memory(problem, start, times, schedule, engine, dtype, keep, max_bytes)
+    _check_memory(problem, start, times, schedule, engine, dtype, keep, max_bytes, features=False)
     moving = CoupledField(network, problem, start, masses, engine, dtype)
     return _integrate(moving, start, times, schedule, record, keep, progress)
 
 
-def _check_memory(problem, start, times, schedule, engine, dtype, keep, max_bytes):
+def _check_memory(problem, start, times, schedule, engine, dtype, keep, max_bytes, features=True):
     """Refuse a run that does not fit. What is no array yet is left to the checks that name it."""
     _checks.instance(problem, Problem, "problem", "a Problem(inputs, targets), or one from `problems`")
     shape, frames = np.shape(start), np.size(times) if keep == "all" else 1
     if len(shape) != 2:
         return
     _checks.particles(np.zeros((1, shape[1])), problem.dim)  # before a transposed start is called too large
-    clouds = len(schedule.tableau.stages) + 2  # the stages, the state before and after
+    clouds = len(schedule.tableau.stages) + 3  # the stages, the state before, after and at the last recorded time
     n = len(problem.inputs)
     needed = engines.find(engine).estimate(shape[0], n, problem.dim, engines.check_dtype(dtype), clouds)
     tests = 16 * len(problem.test_inputs) * problem.dim
+    if not features:  # the velocity of a coupled state needs no prediction
+        needed.pop("features", None)
     frame = 8 * shape[0] * shape[1]
     # Frames twice: one by one, and then in one array.
     needed = {**needed, "test inputs": tests, "first frame": frame, "frames": 2 * frames * frame}

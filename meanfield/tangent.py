@@ -47,14 +47,18 @@ def kernel(
     InputError
         If shapes do not fit, or the memory does not suffice.
 
-    Cost: 4 N n n' flops in matrix products, over blocks of particles: memory 40 n n' bytes and 64 MiB.
+    Cost: 4 N n n' flops in matrix products, over blocks of particles: memory about 40 n n' bytes and 64 MiB.
     """
     inputs, other, particles = _points(network, inputs, other, particles)
     masses = _checks.masses(masses, len(particles), "masses")
-    needed = {"two sums, a product and two temporaries": 5 * 8 * len(inputs) * len(other)}
+    engine = engines.find(engine)
+    needed = {
+        **engine.estimate_gram(len(inputs), len(other)),
+        "inputs": 3 * 8 * (len(inputs) + len(other)) * (inputs.shape[1] + 4),
+        "kernel": 3 * 8 * len(inputs) * len(other),
+    }
     what = f"a tangent kernel of {len(inputs)} x {len(other)} inputs"
     _memory.check(needed, what, "Use fewer inputs", max_bytes)
-    engine = engines.find(engine)
     cloud, packed_masses = engine.pack(particles, "float64"), engine.pack_masses(masses, "float64")
     points = engine.pack_inputs(inputs, "float64")
     points_other = None if other is inputs else engine.pack_inputs(other, "float64")

@@ -24,6 +24,7 @@ import meanfield as mf
 from meanfield.activations import ACTIVATIONS
 from meanfield.coupled import CoupledField
 from meanfield.engines import cpu, cpu_loops, host, reference
+from meanfield.engines.cpu_single import in_own_type
 from meanfield.errors import InputError
 from meanfield.fields import DataField
 from meanfield.integrators import TABLEAUS, AdaptiveSteps, FixedSteps, StepLimitReached
@@ -113,6 +114,44 @@ def error_of_many(operation):
 @pytest.mark.parametrize("operation", ["vjp", "pairwise", "gram"])
 def test_float32_sums_of_many_terms(operation):
     assert error_of_many(operation) < 2e-6
+
+
+@pytest.mark.parametrize("n", [2047, 2048, 2049, 4096, 20_001])
+@DTYPES
+def test_kept_features_of_many_inputs(n, dtype):
+    """More than are summed before their sum goes to float64, and beside that number."""
+    given = case.__wrapped__(9, n, 3)
+    kept, twice = with_features(given, dtype), without_features(given, dtype)
+    for one, other in zip(kept, twice, strict=True):
+        assert relative(one, other) < {"float64": 1e-13, "float32": 3e-6}[dtype]
+
+
+# Sizes that do not fit together
+
+
+@pytest.mark.parametrize("what", ["inputs", "weights", "masses", "features", "another cloud"])
+def test_arrays_of_other_sizes_are_refused(what):
+    """Compiled code would write beyond their ends."""
+    given, other = case(9, 7, 3), case(300, 40, 2)
+    cloud, masses, inputs = packed(given, "float64")
+    others = packed(other, "float64")
+    arguments = {
+        "inputs": lambda: cpu.predict(TANH, cloud, masses, others[2]),
+        "weights": lambda: cpu.vjp(TANH, cloud, inputs, other.weights, (1.0, 1.0)),
+        "masses": lambda: cpu.predict(TANH, cloud, others[1], inputs),
+        "features": lambda: cpu.predict(TANH, cloud, masses, inputs, cpu.features(others[0], others[2])),
+        "another cloud": lambda: cpu.vjp(TANH, cloud, inputs, given.weights, (1.0, 1.0), out=others[0]),
+    }
+    with pytest.raises(ValueError, match=f"{what} of another size than a cloud"):
+        arguments[what]()
+
+
+def test_a_state_of_another_field_is_refused():
+    field, start = field_of(30, 5, 3)
+    field.velocity(field.state(start))
+    other, more = field_of(3000, 5, 3)
+    with pytest.raises(ValueError, match="masses of another size"):
+        field.velocity(other.state(more))
 
 
 def test_a_running_sum_of_many_terms_is_caught():
@@ -301,7 +340,7 @@ def test_a_remainder_left_out_is_caught():
             assert_within_tolerance(awkward_errors(planted(**wrong)))
 
 
-# Projections kept from the prediction for the velocity
+# Features kept from the prediction for the velocity
 
 KEPT = ((300, 7, 30), (130, 37, 35), (130, 1, 1))  # the last particle has a mass
 NOT_KEPT = ((130, 37, 3), (257, 70, 11))
@@ -339,6 +378,7 @@ def without_features(given, dtype):
 def test_kept_features_change_nothing(shape, dtype, monkeypatch):
     """Kept or computed twice, whether the rule keeps them or not: the same prediction and velocity, to rounding."""
     monkeypatch.setattr(cpu, "_CACHE_BYTES", 0)
+    monkeypatch.setattr(cpu, "_LARGE_DIM", 1)
     given = case(*shape)
     cloud, _, inputs = packed(given, dtype)
     room = cpu.features(cloud, inputs)
@@ -389,8 +429,11 @@ def test_a_field_with_a_whole_tile_of_mass_zero():
     [(8, 8, 1, True), (20, 5, 1, True), (9, 8, 1, False), (8, 9, 1, False), (21, 5, 1, False), (9, 8, 2, True)],
 )
 def test_where_features_are_kept(n_particles, n, dim, kept, monkeypatch):
-    """Where n N <= 2 (N + n) (1 + d); n counts as given, not as padded."""
+    """Where n N <= 2 (N + n) (1 + d), for a large d; n counts as given, not as padded."""
     monkeypatch.setattr(cpu, "_CACHE_BYTES", 0)
+    monkeypatch.setattr(cpu, "_LARGE_DIM", dim + 1)
+    assert cpu.features(*packed(case(n_particles, n, dim), "float64")[::2]) is None
+    monkeypatch.setattr(cpu, "_LARGE_DIM", dim)
     assert (n * n_particles <= 2 * (n_particles + n) * (1 + dim)) is kept
     cloud, _, inputs = packed(case(n_particles, n, dim), "float64")
     assert (cpu.features(cloud, inputs) is not None) is kept
@@ -584,6 +627,7 @@ def careless_combine(chunk, out, base, s0, s1, s2, s3, s4, s5, s6, c):
 
 
 FREE_OF_FORMULAS = ("combine", "error_norm", "is_finite", "gram", "vjp_of_kept")
+OF_FORMULAS = ("predict", "predict_and_keep", "vjp", "jvp", "features")
 
 
 @pytest.mark.skipif(not get_host_cpu_features().get("avx512f"), reason="no AVX-512, for which the check is written")
@@ -593,9 +637,12 @@ def test_nothing_is_gathered(dtype):
     real = numba.from_dtype(np.dtype(dtype))
     careless = numba.njit(**cpu_loops._LOOP)(careless_combine)
     assert gathers(careless, (numba.intp, *cpu._types("combine", real))), "the check sees nothing"
-    for operation in FREE_OF_FORMULAS:
-        kernel = getattr(cpu_loops, f"build_{operation}")(dtype)
+    phi = in_own_type(ACTIVATIONS["relu"].formula)
+    for operation in (*FREE_OF_FORMULAS, *OF_FORMULAS):
+        build = getattr(cpu_loops, f"build_{operation}")
+        kernel = build(phi, dtype) if operation in OF_FORMULAS else build(dtype)
         assert not gathers(kernel, (numba.intp, *cpu._types(operation, real))), operation
+        assert "zmm" in next(iter(kernel.inspect_asm().values())), operation
 
 
 # Memory

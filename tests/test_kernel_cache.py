@@ -141,6 +141,7 @@ import itertools
 from numba.core.bytecode import FunctionIdentity
 from meanfield.engines import cpu_cache
 FunctionIdentity._unique_ids = itertools.count(10**6)
+cpu_cache._first = 0
 """
 
 
@@ -169,6 +170,13 @@ def test_machine_code_of_two_processes_has_no_name_in_common(tmp_path):
 
 def test_functions_numbered_from_one_are_caught(tmp_path):
     assert names_in_common(tmp_path, NUMBERED_FROM_ONE)
+
+
+def test_code_that_refers_to_functions_numbered_before_is_not_kept(tmp_path):
+    script = tmp_path / "script.py"
+    write_script(script, OF_SOME.format(before=NUMBERED_FROM_ONE.replace("cpu_cache._first = 0", ""), names=["tanh"]))
+    result(start(script, tmp_path / "cache"))
+    assert not content(tmp_path / "cache")
 
 
 def test_two_processes_at_once(tmp_path):

@@ -84,6 +84,24 @@ def test_a_run_takes_what_it_says(scheme, dtype):
     assert 0.5 < peak_over_estimate(dtype, scheme, 0.0) <= 1.0
 
 
+@pytest.mark.parametrize(("n", "m"), [(30_000, 1), (1, 30_000), (300, 200), (400, None)])
+def test_a_tangent_kernel_takes_what_it_says(n, m):
+    rng = np.random.default_rng(1)
+    network, start = mf.Network("tanh"), mf.initial.gaussian(3000, 2, seed=0)
+    inputs, other = rng.standard_normal((n, 2)), None if m is None else rng.standard_normal((m, 2))
+    mf.tangent.kernel(network, start, inputs, other)
+    with pytest.raises(InputError) as refused:
+        mf.tangent.kernel(network, start, inputs, other, max_bytes=1.0)
+    number, unit = re.search(r"needs ([\d.,]+) (\w+)", str(refused.value)).groups()
+    needed = float(number) * {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[unit]
+    tracemalloc.start()
+    try:
+        mf.tangent.kernel(network, start, inputs, other)
+        assert 0.3 < tracemalloc.get_traced_memory()[1] / needed <= 1.0
+    finally:
+        tracemalloc.stop()
+
+
 def test_an_estimate_too_small_is_caught():
     _, start = problem_and_start()
     assert peak_over_estimate("float64", "euler", -4 * start.nbytes) > 1.0
@@ -91,11 +109,13 @@ def test_an_estimate_too_small_is_caught():
 
 @pytest.mark.parametrize("engine", ["cpu", "reference"])
 def test_estimate(engine):
-    """By parts; nine clouds and eight bytes by default."""
+    """By parts; ten clouds and eight bytes by default."""
     parts = engines.estimate(1000, 20, 3, engine=engine)
-    assert parts["clouds"] == 9 * 1000 * 4 * 8
+    assert parts["clouds"] == 10 * 1000 * 4 * 8
     assert engines.estimate(1000, 20, 3, dtype="float32", clouds=2, engine=engine)["clouds"] == 2 * 1000 * 4 * 4
     assert all(isinstance(number, int) and number >= 0 for number in parts.values())
+    many = engines.estimate(np.int32(10**7), 256, 10, engine=engine)
+    assert many["clouds"] == 10 * 10**7 * 11 * 8, "which no 32-bit integer holds"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Threads: those of the engine, those of Python beside each other, and what comes of exceptions in them."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -150,7 +151,7 @@ CONCURRENT = """
 def concurrent(layer, lock=""):
     """Three threads of Python, each with parallel loops, in a process with this threading layer."""
     script = textwrap.dedent(CONCURRENT).format(lock=lock)
-    variables = {**__import__("os").environ, "NUMBA_THREADING_LAYER": layer}
+    variables = {**os.environ, "NUMBA_THREADING_LAYER": layer}
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=variables, timeout=300)
 
 

@@ -5,6 +5,7 @@ An operation maps (case, engine) to (call, probe): `call` is timed, and `probe` 
 """
 
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -79,6 +80,13 @@ def simulate_step(case: Case, engine: str):
     return call, None
 
 
+def small_run(case: Case, engine: str) -> None:
+    """A short adaptive run at a size where velocities are computed otherwise than at a small one."""
+    particles, inputs, targets = data(replace(case, N=100 * case.N))
+    network, problem = Network(case.activation), Problem(inputs, targets)
+    simulate(network, problem, particles, [0.01], engine=engine, dtype=case.dtype)
+
+
 def whole_run(scheme: str, case: Case, engine: str):
     """A run of some steps, its start and its snapshots included."""
     particles, inputs, targets = data(case)
@@ -117,12 +125,13 @@ UNITS = {"simulate_step": STEPS}  # operations in one call, where it is not one
 def peak_growth(case: Case, engine: str) -> float:
     """By how much two velocity evaluations raise the peak of the resident memory, over the bytes of the state.
 
-    Counted from what is resident once state and inputs are there and a tiny case has compiled the code; the velocity
-    that is returned counts 1. Call it in a process that has held nothing larger, or the peak may be an old one.
+    Counted from what is resident once state and inputs are there and a twentieth of the particles has compiled the
+    code; the velocity that is returned counts 1. Call it in a process that has held nothing larger, or the peak may be
+    an old one.
     """
-    tiny = Case(case.kind, 2, 2, case.d, case.dtype, case.activation)
-    field, state = _start(tiny, engine)
+    field, state = _start(replace(case, N=case.N // 20), engine)
     field.velocity(state)
+    del field, state
     field, state = _start(case, engine)
     before = _forget_peak()
     for _ in range(2):

@@ -6,7 +6,7 @@ host. Linear algebra of the time integrator on clouds (`combine`, `error_norm`) 
 state can stay on its device for a whole run.
 """
 
-import ctypes
+import importlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, cast
@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import _checks
 from ..activations import Activation
-from ..errors import InputError
+from ..errors import DeviceError, InputError
 from ..overlaps import Overlap
 from . import cpu, reference
 
@@ -47,7 +47,10 @@ class Engine(Protocol):
         ...
 
     def predict(self, activation: Activation, cloud: Any, masses: Any, inputs: Any, features: Any = None) -> np.ndarray:
-        """sum_i m_i a_i phi(z_ik), (n,). Atoms of mass zero cost little where whole blocks lie together."""
+        """sum_i m_i a_i phi(z_ik), (n,). Atoms of mass zero cost little where whole blocks lie together.
+
+        `features`: room in which phi(z_ik) and a_i phi'(z_ik) are left.
+        """
         ...
 
     def vjp(
@@ -56,7 +59,7 @@ class Engine(Protocol):
     ) -> Any:  # fmt: skip
         """sum_k c_k grad_theta [a_i phi(z_ik)] with the mobilities on its (a, w) parts: a cloud of velocities.
 
-        `features`, which are used up, are those that `predict` left for this cloud and these inputs.
+        `features` are those that `predict` left for this cloud and these inputs.
         """
         ...
 
@@ -83,6 +86,10 @@ class Engine(Protocol):
         """
         ...
 
+    def estimate_gram(self, n: int, m: int, dtype: str = "float64") -> dict[str, int]:
+        """Bytes, by what takes them, of `gram` at n and m inputs."""
+        ...
+
     def combine(self, base: Any, step: float, coefficients, stages, out: Any = None) -> Any:
         """base + step sum_j c_j stage_j, in `out` if that is given."""
         ...
@@ -98,28 +105,35 @@ class Engine(Protocol):
 
 
 ENGINES: dict[str, Engine] = {each.NAME: cast(Engine, each) for each in (reference, cpu)}
+NAMES = (*ENGINES, "cuda")  # the last one is imported when it is first asked for
 DTYPES = ("float64", "float32")
 
 
 def find(engine: str | Engine) -> Engine:
-    """The engine called `engine`, or an error that lists what there is."""
-    found = _checks.find(ENGINES, engine, "engine")
+    """The engine called `engine`, or an error that lists what there is.
+
+    Raises DeviceError for "cuda" where there is no device, or no package for it.
+    """
+    found = _checks.find({**dict.fromkeys(NAMES), **ENGINES}, engine, "engine")
+    if found is None:
+        importlib.import_module(".cuda_device", __name__).require()
+        found = cast(Engine, importlib.import_module(".cuda", __name__))
     if not hasattr(found, "NAME"):
-        raise InputError(f"engine is {engine!r}; needed: one of {', '.join(ENGINES)}, or an object like one.")
+        raise InputError(f"engine is {engine!r}; needed: one of {', '.join(NAMES)}, or an object like one.")
     return found
 
 
 def estimate(
-    n_particles: int, n: int, dim: int, *, dtype: str = "float64", clouds: int = 9, engine: str | Engine = "cpu"
+    n_particles: int, n: int, dim: int, *, dtype: str = "float64", clouds: int = 10, engine: str | Engine = "cpu"
 ) -> dict[str, int]:
     """Bytes, by what takes them, of a flow of N particles at n inputs of this dimension.
 
-    clouds : as many arrays of the size of the state as are there at once; nine in a run by dopri5, the frames apart.
+    clouds : as many arrays of the size of the state as are there at once; ten in a run by dopri5, the frames apart.
 
     Raises InputError where a number is not a count or there is no such engine or dtype.
     """
-    for number, what in ((n_particles, "n_particles"), (n, "n"), (dim, "dim"), (clouds, "clouds")):
-        _checks.count(number, what)
+    n_particles, n = _checks.count(n_particles, "n_particles"), _checks.count(n, "n")
+    dim, clouds = _checks.count(dim, "dim"), _checks.count(clouds, "clouds")
     return find(engine).estimate(n_particles, n, dim, check_dtype(dtype), clouds)
 
 
@@ -144,10 +158,9 @@ def side_by_side(function: Callable, arguments: Iterable[tuple]) -> Iterator[Non
 def doctor() -> dict[str, str]:
     """What the engines see of this machine: threads, threading layer, CUDA and why not."""
     try:
-        ctypes.CDLL("libcuda.so.1" if os.name == "posix" else "nvcuda.dll")
-        cuda = "driver library found, but this version has no CUDA engine"
-    except OSError as problem:
-        cuda = f"no driver library ({problem}); this version has no CUDA engine either"
+        cuda = importlib.import_module(".cuda_device", __name__).describe()
+    except DeviceError as problem:
+        cuda = str(problem)
     return {**cpu.doctor(), "waiting threads": os.environ.get("OMP_WAIT_POLICY", "default"), "cuda": cuda}
 
 

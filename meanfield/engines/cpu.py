@@ -1,9 +1,9 @@
 """The CPU engine: Numba loops over tiles of particles, vectorised by LLVM, parallel over tiles.
 
 Layout: a cloud is (1 + d, N), one row per parameter. A tile is a run of `lanes` particles, 1 KB of a row, copied to
-aligned scratch memory, padded with zeros at the end of the cloud. Within a tile three steps alternate over blocks of
-inputs: Z = X W (a small matrix product), the formula on every entry of Z, and for the velocity X' G, the same
-product again. The (N, n) array never exists, unless it is small (`features`).
+aligned scratch memory, filled up with the last particle at the end of the cloud. Within a tile three steps alternate
+over blocks of inputs: Z = X W (a small matrix product), the formula on every entry of Z, and for the velocity X' G, the
+same product again. No (N, n) array is formed, unless it is small (`features`).
 
 Sums over particles are taken within a tile, then over the tiles of a group in order, then over groups in order, in
 float64 from tile to tile: the bits do not depend on the number of threads. Sums over inputs are taken to float64 every
@@ -33,8 +33,8 @@ from .cpu_loops import LANES, STAGES, in_parallel, in_turn
 from .cpu_single import in_own_type, overlap_in_own_type
 
 __all__ = [
-    "NAME", "combine", "error_norm", "estimate", "features", "gram", "is_finite", "jvp", "pack", "pack_inputs",
-    "pack_masses", "pairwise", "predict", "unpack", "vjp",
+    "NAME", "combine", "error_norm", "estimate", "estimate_gram", "features", "gram", "is_finite", "jvp", "pack",
+    "pack_inputs", "pack_masses", "pairwise", "predict", "unpack", "vjp",
 ]  # fmt: skip
 
 # Waiting threads sleep rather than spin. OpenMP reads this once, before the first parallel loop. Of two quick jobs side
@@ -46,7 +46,9 @@ NAME = "cpu"
 _MOST_THREADS: int = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
 _MOST_GROUPS = 256  # partial sums kept: (groups, n)
 _FEATURE_BYTES = 64 * 2**20  # of phi(z) and a phi'(z), for some particles at a time, behind a tangent kernel
-_CACHE_BYTES = 2**24  # of features kept because a cache holds them: reading them is quicker than computing them
+# Of features kept because a cache holds them; and where reading them from memory is quicker than computing them again.
+# Measured on one machine with 32 MB of shared cache (docs: the CPU engine).
+_CACHE_BYTES, _LARGE_DIM = 2**24, 32
 _SMALL = 2**20  # multiplications below which waking a second thread costs more than it saves
 
 
@@ -81,18 +83,18 @@ def pack_inputs(inputs, dtype):
 def features(cloud, inputs):
     """Room for phi(z) and a phi'(z) from a prediction to the velocity after it, or None: better computed twice.
 
-    Kept where they fit in the cache, and where n N is at most 2 (N + n) (1 + d), so that memory stays of the order of
-    the particles and the data; d is large there, and a third of the arithmetic is saved.
+    Kept where a cache holds them; and where d is so large that reading them from memory is quicker than computing them,
+    while they are few beside the particles and the data, n N <= 2 (N + n) (1 + d).
     """
-    size = _kept_entries(cloud.shape[1], inputs.number, cloud.shape[0], cloud.itemsize)
-    shape = _tiles(cloud), 2, len(inputs.rows), LANES[cloud.dtype.name]
-    return cpu_loops.aligned(shape, cloud.dtype) if size else None
+    shape = _kept_shape(cloud.shape[1], inputs.number, cloud.shape[0] - 1, cloud.dtype.name)
+    return cpu_loops.aligned(shape, cloud.dtype) if shape else None
 
 
-def _kept_entries(n_particles, n, width, itemsize):
-    lanes = cpu_loops.ROW_BYTES // itemsize
-    size = 2 * -(-n_particles // lanes) * lanes * -(-n // 4) * 4
-    return size if size * itemsize <= _CACHE_BYTES or n * n_particles <= 2 * (n_particles + n) * width else 0
+def _kept_shape(n_particles, n, dim, dtype):
+    """Tiles, 2, inputs, lanes; None if nothing is kept."""
+    shape = -(-n_particles // LANES[dtype]), 2, -(-n // 4) * 4, LANES[dtype]
+    in_cache = math.prod(shape) * np.dtype(dtype).itemsize <= _CACHE_BYTES
+    return shape if in_cache or (dim >= _LARGE_DIM and n * n_particles <= 2 * (n_particles + n) * (1 + dim)) else None
 
 
 def estimate(n_particles, n, dim, dtype="float64", clouds=2):
@@ -102,12 +104,13 @@ def estimate(n_particles, n, dim, dtype="float64", clouds=2):
         "clouds": clouds * n_particles * width * itemsize,
         "masses and inputs": (n_particles + 2 * n * dim) * itemsize,
         "sums": 8 * n * min(tiles, _MOST_GROUPS),
-        "features": _kept_entries(n_particles, n, width, itemsize) * itemsize,
+        "features": math.prod(_kept_shape(n_particles, n, dim, np.dtype(dtype).name) or (0,)) * itemsize,
         "scratch": get_num_threads() * ((2 * width + 2 * cpu_loops.BLOCK) * itemsize + 8 * width) * lanes,
     }
 
 
 def predict(activation, cloud, masses, inputs, features=None):
+    _check_sizes(cloud, inputs, masses=masses, features=features)
     partial = _partial_sums(cloud, inputs)
     operation, kept = ("predict", _absent(cloud.dtype)) if features is None else ("predict_and_keep", features)
     work = inputs.rows.size * cloud.shape[1]
@@ -116,6 +119,7 @@ def predict(activation, cloud, masses, inputs, features=None):
 
 
 def jvp(activation, cloud, velocity, masses, inputs):
+    _check_sizes(cloud, inputs, masses=masses, out=velocity)
     partial = _partial_sums(cloud, inputs)
     work = inputs.rows.size * cloud.shape[1]
     _run("jvp", activation, len(partial), work, cloud, velocity, masses, inputs.rows, _stride(len(partial)), partial)
@@ -126,6 +130,7 @@ def vjp(activation, cloud, inputs, weights, mobilities, features=None, out=None)
     weights = np.array(weights, cloud.dtype)
     xi_a, xi_w = (cloud.dtype.type(xi) for xi in mobilities)
     out = np.empty_like(cloud) if out is None else out
+    _check_sizes(cloud, inputs, weights, features=features, out=out)
     work, more = inputs.rows.size * cloud.shape[1], (inputs.columns, weights, xi_a, xi_w, out)
     if features is None:
         _run("vjp", activation, _tiles(cloud), work, cloud, inputs.rows, *more)
@@ -139,6 +144,7 @@ def pairwise(overlap, cloud, nodes, weights, mobilities, out=None):
     own, theirs = _variances(overlap, cloud[1:]), _variances(overlap, nodes.rows.T)
     xi_a, xi_w = (cloud.dtype.type(xi) for xi in mobilities)
     out = np.empty_like(cloud) if out is None else out
+    _check_sizes(cloud, nodes, weights, out=out)
     work = nodes.rows.size * cloud.shape[1]
     nodes = nodes.rows, nodes.columns, theirs, weights
     _run("pairwise", overlap, _tiles(cloud), work, cloud, own, *nodes, xi_a, xi_w, out)
@@ -152,19 +158,42 @@ def _variances(overlap, columns):
 
 
 def gram(activation, cloud, masses, inputs, other=None):
+    _check_sizes(cloud, inputs, masses=masses)
+    if other is not None and other.number < inputs.number:  # columns are filled up to whole tiles: the larger number
+        in_a, in_w = gram(activation, cloud, masses, other, inputs)
+        return in_a.T, in_w.T
     same, other = other is None, inputs if other is None else other
     lanes = LANES[cloud.dtype.name]
     in_a, in_w = np.zeros((2, len(inputs.rows), -(-len(other.rows) // lanes) * lanes))
-    step = max(1, _FEATURE_BYTES // (2 * cloud.itemsize * (len(inputs.rows) + len(other.rows))) // lanes) * lanes
-    step = min(step, cpu_loops.RUN)
+    step = _gram_step(inputs.number, other.number, cloud.dtype.name)
     for first in range(0, cloud.shape[1], step):
         block, mass = np.ascontiguousarray(cloud[:, first : first + step]), masses[first : first + step]
         features = _features(activation, block, inputs)
         features_other = features if same else _features(activation, block, other)
-        for x, y, total in zip(features, features_other, (in_a, in_w), strict=True):
-            _run("gram", None, total.shape[1] // lanes, x.size * len(y), x, y, mass, same, total)
+        for i, total in enumerate((in_a, in_w)):
+            work = features[i].size * len(features_other[i])
+            _run("gram", None, total.shape[1] // lanes, work, features[i], features_other[i], mass, same, total)
+        del features, features_other  # before the next ones are made
     in_a, in_w = in_a[: inputs.number, : other.number], in_w[: inputs.number, : other.number]
     return (_mirrored(in_a), _mirrored(in_w)) if same else (in_a, in_w)
+
+
+def _gram_step(n, m, dtype):
+    """Particles whose features are there at a time: whole tiles, at least one."""
+    lanes = LANES[dtype]
+    tiles = _FEATURE_BYTES // (2 * np.dtype(dtype).itemsize * (n + m) * lanes)
+    return min(max(1, tiles) * lanes, cpu_loops.RUN)
+
+
+def estimate_gram(n, m, dtype="float64"):
+    n, m = sorted((n, m))
+    lanes, itemsize = LANES[np.dtype(dtype).name], np.dtype(dtype).itemsize
+    step = _gram_step(n, m, np.dtype(dtype).name)
+    return {
+        "sums": 2 * 8 * (n + 3) * (-(-m // lanes) * lanes),
+        "features": 2 * itemsize * (n + m + 6) * step,
+        "scratch": get_num_threads() * (step + cpu_loops.BLOCK) * lanes * itemsize,
+    }
 
 
 def _features(activation, cloud, inputs):
@@ -262,6 +291,21 @@ def _tiles(cloud):
     return -(-cloud.shape[1] // LANES[cloud.dtype.name])
 
 
+def _check_sizes(cloud, inputs, weights=None, *, masses=None, features=None, out=None):
+    """What compiled code takes on trust: that sizes fit together."""
+    width, n_particles = cloud.shape
+    kept = (_tiles(cloud), 2, len(inputs.rows), LANES[cloud.dtype.name])
+    for what, fits in (
+        ("inputs", inputs.rows.shape[1] == width - 1),
+        ("weights", weights is None or weights.shape == (inputs.number,)),
+        ("masses", masses is None or masses.shape == (n_particles,)),
+        ("features", features is None or features.shape == kept),
+        ("another cloud", out is None or out.shape == cloud.shape),
+    ):
+        if not fits:
+            raise ValueError(f"{what} of another size than a cloud {cloud.shape} and {inputs.number} inputs have")
+
+
 def _partial_sums(cloud, inputs):
     return np.zeros((min(_tiles(cloud), _MOST_GROUPS), inputs.number))
 
@@ -348,6 +392,16 @@ def _types(operation, real):
 
 # What a formula is called, and what it returns.
 _KINDS = {"pairwise": ("overlap", "(value, d/dc, d/dq)"), "other": ("activation", "(value, slope)")}
+
+
+def _renew_locks():
+    """After a fork: a lock that another thread of the parent held would never be released."""
+    global _parallel, _compiling
+    _parallel, _compiling = threading.Lock(), threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 _parallel = threading.Lock()  # two of Python's threads in parallel loops at once: Numba's workqueue aborts the process
 _compiling = threading.Lock()  # so that of two threads with one need the second finds on disk what the first compiled
 _kernels: list[Any] = []  # keeps the machine code alive whose addresses are out

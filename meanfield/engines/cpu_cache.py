@@ -7,7 +7,8 @@ stale is found, and processes that write at the same time write what does the sa
 
 Numba numbers the functions it compiles from 1 on and puts the number into their names in machine code; a function that
 is called and not inlined is found by that name. Code from two processes, loaded into a third, would have functions of
-one name that differ, and call each other's. Here numbering starts anywhere in 2^60, so that no two processes meet.
+one name that differ, and call each other's. Here numbering starts anywhere in 2^60, so that no two processes meet; what
+refers to functions numbered before is not kept.
 
 The files hold machine code: they are read from a folder that only its owner may write to, or not at all.
 """
@@ -18,6 +19,7 @@ import logging
 import os
 import pickle
 import platform
+import re
 import stat
 import sys
 import types
@@ -42,9 +44,19 @@ from .cpu_lanes import VECTOR_BYTES
 _log = logging.getLogger(__name__)
 
 
+_first = 0  # number of this process alone
+
+
 def _number_anew() -> None:
-    """Let functions compiled from now on have numbers of this process alone."""
-    FunctionIdentity._unique_ids = itertools.count(int.from_bytes(os.urandom(7)) * 16)  # type: ignore[attr-defined]
+    """Let functions compiled from now on have numbers of this process alone: far above those that begin at 1."""
+    global _first
+    _first = 2**56 + int.from_bytes(os.urandom(7))
+    FunctionIdentity._unique_ids = itertools.count(_first)  # type: ignore[attr-defined]
+
+
+def _has_others(library) -> bool:
+    """Whether code refers to functions that were numbered before: names hold `B<length>v<number>`."""
+    return any(int(number) < _first for number in re.findall(r"B\d+v(\d+)", library.get_llvm_str()))
 
 
 # Where Numba keeps its numbers elsewhere, nothing is kept on disk.
@@ -198,6 +210,9 @@ class _DriverCache:
 
     def save_overload(self, signature, result):
         if result.library.has_dynamic_globals or any(not each.can_cache for each in result.lifted):
+            return
+        if _has_others(result.library):
+            _log.info("compiled driver not kept: it refers to functions compiled before `import meanfield`")
             return
         try:
             path = self._path(signature)

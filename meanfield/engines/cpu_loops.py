@@ -65,6 +65,15 @@ def tile_functions(dtype: str) -> SimpleNamespace:
                 filled[lane] = given[count - 1]
 
     @_inline
+    def weigh(masses, first, count, out):
+        """Masses of `count` particles from `first` on; zeros beyond these."""
+        given, rest = masses[first : first + count], out[0, count:lanes]
+        for lane in range(count):
+            out[0, lane] = given[lane]
+        for lane in range(rest.size):
+            rest[lane] = zero
+
+    @_inline
     def clear(out, count):
         for r in range(count):
             for lane in range(lanes):
@@ -99,8 +108,8 @@ def tile_functions(dtype: str) -> SimpleNamespace:
         return False
 
     return SimpleNamespace(
-        lanes=lanes, real=real, rows=rows, load=load, clear=clear, occupied=occupied, totals=totals, move=move,
-        store=store,
+        lanes=lanes, real=real, rows=rows, load=load, clear=clear, occupied=occupied, weigh=weigh, totals=totals,
+        move=move, store=store,
         add_product=cpu_lanes.build_add_product(lanes, itemsize),
     )  # fmt: skip
 
@@ -136,7 +145,7 @@ def build_predict(phi, dtype, keep=False):
     """sum_i m_i a_i phi(z_ik) for each group of tiles; `keep`: leaves the features (2, n, lanes) of each tile too."""
     tile = tile_functions(dtype)
     lanes, zero, rows, load, clear = tile.lanes, tile.real(0), tile.rows, tile.load, tile.clear
-    add_product, occupied = tile.add_product, tile.occupied
+    add_product, occupied, weigh = tile.add_product, tile.occupied, tile.weigh
     unit, gradient = _inline(interactions.unit(phi)), _inline(interactions.unit_gradient(phi))
 
     @njit(**_LOOP)
@@ -151,12 +160,8 @@ def build_predict(phi, dtype, keep=False):
             count = min(lanes, n_particles - first)
             if not keep and not occupied(masses[first : first + count]):
                 continue  # but the velocity wants the features of atoms without mass too
-            if count < lanes:
-                clear(mass, 1)
             load(cloud, first, count, own)
-            given = masses[first : first + count]
-            for lane in range(count):
-                mass[0, lane] = given[lane]
+            weigh(masses, first, count, mass)
             a, m, w = own[0], mass[0], own[1:]
             for k0 in range(0, inputs.shape[0], BLOCK):
                 block = inputs[k0 : k0 + BLOCK]
@@ -174,10 +179,6 @@ def build_predict(phi, dtype, keep=False):
                         for lane in range(lanes):
                             total += m[lane] * unit(a[lane], z[k, lane])
                     partial[group, k0 + k] += total
-                if keep:  # where there are no inputs: zeros, for the product goes over them
-                    for k in range(n - k0, block.shape[0]):
-                        for lane in range(lanes):
-                            features[t, 1, k0 + k, lane] = zero
 
     return sum_group
 
@@ -190,7 +191,7 @@ def build_jvp(phi, dtype):
     """sum_i m_i <grad_theta [a_i phi(z_ik)], v_i> for each group of tiles."""
     tile = tile_functions(dtype)
     lanes, zero, rows, load, clear = tile.lanes, tile.real(0), tile.rows, tile.load, tile.clear
-    add_product, occupied = tile.add_product, tile.occupied
+    add_product, occupied, weigh = tile.add_product, tile.occupied, tile.weigh
     motion = _inline(interactions.unit_motion(phi))
 
     @njit(**_LOOP)
@@ -206,13 +207,9 @@ def build_jvp(phi, dtype):
             count = min(lanes, n_particles - first)
             if not occupied(masses[first : first + count]):
                 continue
-            if count < lanes:
-                clear(mass, 1)
             load(cloud, first, count, own)
             load(velocity, first, count, moved)
-            given = masses[first : first + count]
-            for lane in range(count):
-                mass[0, lane] = given[lane]
+            weigh(masses, first, count, mass)
             a, da, m, w, dw = own[0], moved[0], mass[0], own[1:], moved[1:]
             for k0 in range(0, inputs.shape[0], BLOCK):
                 block = inputs[k0 : k0 + BLOCK]
@@ -264,7 +261,7 @@ def build_vjp(phi, dtype):
 
 
 def build_vjp_of_kept(dtype):
-    """The same from the features that a prediction left, which are used up."""
+    """The same from the features that a prediction left."""
     tile = tile_functions(dtype)
     lanes, rows, add_product, room, move, store = (
         tile.lanes, tile.rows, tile.add_product, tile.totals, tile.move, tile.store
@@ -273,15 +270,15 @@ def build_vjp_of_kept(dtype):
     @njit(**_LOOP)
     def sum_inputs(t, features, transposed, weights, mobility_a, mobility_w, velocity):
         width, n_particles = velocity.shape
-        sums, totals = rows(1 + transposed.shape[0]), room(width)
+        sums, pulls, totals = rows(1 + transposed.shape[0]), rows(BLOCK), room(width)
         values, slopes, in_a, in_w = features[t, 0], features[t, 1], sums[0], sums[1:]
         for k0 in range(0, features.shape[2], BLOCK):
-            for k in range(k0, min(k0 + BLOCK, weights.size)):
-                weight, value, slope = weights[k], values[k], slopes[k]
+            for k in range(min(BLOCK, weights.size - k0)):
+                weight, value, slope, pull = weights[k0 + k], values[k0 + k], slopes[k0 + k], pulls[k]
                 for lane in range(lanes):
                     in_a[lane] += weight * value[lane]
-                    slope[lane] *= weight
-            add_product(in_w, transposed[:, k0 : k0 + BLOCK], slopes[k0 : k0 + BLOCK])
+                    pull[lane] = weight * slope[lane]
+            add_product(in_w, transposed[:, k0 : k0 + BLOCK], pulls)
             if (k0 + BLOCK) % RUN == 0:
                 move(sums, totals)
         move(sums, totals)

@@ -6,8 +6,8 @@ from .. import interactions
 from .host import combine, error_norm, is_finite
 
 __all__ = [
-    "NAME", "combine", "error_norm", "estimate", "features", "gram", "is_finite", "jvp", "pack", "pack_inputs",
-    "pack_masses", "pairwise", "predict", "unpack", "vjp",
+    "NAME", "combine", "error_norm", "estimate", "estimate_gram", "features", "gram", "is_finite", "jvp", "pack",
+    "pack_inputs", "pack_masses", "pairwise", "predict", "unpack", "vjp",
 ]  # fmt: skip
 
 NAME = "reference"
@@ -94,6 +94,11 @@ def gram(activation, cloud, masses, inputs, other=None):
         in_a += (masses[rows, None] * values).T @ values_other
         in_w += (masses[rows, None] * slopes).T @ slopes_other
     return in_a, in_w
+
+
+def estimate_gram(n, m, dtype="float64"):
+    itemsize = np.dtype(dtype).itemsize
+    return {"sums": 3 * 8 * n * m, "blocks": 8 * itemsize * max(_BLOCK_ENTRIES, n + m)}
 
 
 def _blocks(cloud, inputs):

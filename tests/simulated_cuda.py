@@ -1,0 +1,213 @@
+"""The CUDA engine in Numba's simulator: `test_cuda` runs this file in a process of its own, NUMBA_ENABLE_CUDASIM=1.
+
+Blocks of 8 threads and tiles of 8 rows there; sizes are small, for every thread is one of Python's.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from test_engines import OPERATIONS, TOLERANCE, case, computed, exact
+
+import meanfield as mf
+from meanfield import engines
+from meanfield.activations import ACTIVATIONS
+from meanfield.engines import cuda, cuda_device, cuda_loops, reference
+from meanfield.errors import InputError
+from meanfield.overlaps import OVERLAPS
+
+TANH = ACTIVATIONS["tanh"]
+# N, n, d: one of each; beside the tile and the block; several runs of tiles of inputs
+SHAPES = ((1, 1, 1), (9, 7, 3), (17, 20, 2))
+DTYPES = pytest.mark.parametrize("dtype", TOLERANCE)
+
+
+def error(got, wanted):
+    assert got.shape == wanted.shape and got.dtype == np.float64
+    return np.abs(got - wanted).max() / (np.abs(wanted).max() or 1.0)
+
+
+@pytest.fixture(params=["of its own", "of any dimension"])
+def kernels(request, monkeypatch):
+    """Both kinds of kernels: with the dimension in their code, and without."""
+    if request.param == "of any dimension":
+        monkeypatch.setattr(cuda, "MOST_DIM", {"float32": 0, "float64": 0})
+
+
+def test_it_is_the_simulator():
+    assert cuda_device.SIMULATED and engines.find("cuda") is cuda
+    assert "simulated" in engines.doctor()["cuda"]
+
+
+def worst(engine, operation, name, dtype):
+    return max(
+        error(computed(engine, operation, ACTIVATIONS[name], dtype, case(*shape)), exact(operation, name, shape))
+        for shape in SHAPES
+    )
+
+
+@DTYPES
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_against_the_oracle(operation, dtype, kernels):
+    assert worst(cuda, operation, "tanh", dtype) < TOLERANCE[dtype]
+
+
+@DTYPES
+@pytest.mark.parametrize("name", sorted(set(ACTIVATIONS) - {"tanh"}))
+def test_activations_against_the_oracle(name, dtype):
+    assert worst(cuda, "vjp", name, dtype) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_row_left_out_is_caught(operation, monkeypatch):
+    """Of the shared memory: the last of a tile."""
+
+    def predict(activation, cloud, masses, inputs):
+        fewer = cuda.pack_masses(np.append(np.array(masses)[:-1], 0.0), "float64")
+        return cuda.predict(activation, cloud, fewer, inputs)
+
+    def vjp(activation, cloud, inputs, weights, mobilities):
+        return cuda.vjp(activation, cloud, inputs, np.append(weights[:-1], 0.0), mobilities)
+
+    def jvp(activation, cloud, velocity, masses, inputs):
+        return cuda.jvp(activation, cloud, velocity, cuda.pack_masses(np.zeros(len(masses)), "float64"), inputs)
+
+    wrong = SimpleNamespace(**{**vars(cuda), "predict": predict, "vjp": vjp, "jvp": jvp})
+    assert worst(wrong, operation, "tanh", "float64") > TOLERANCE["float64"]
+
+
+@DTYPES
+@pytest.mark.parametrize("name", ["erf", "relu"])
+def test_pairwise(name, dtype, kernels):
+    given, overlap = case(9, 11, 3), OVERLAPS[ACTIVATIONS[name]]
+    moved = []
+    for engine, real in ((cuda, dtype), (reference, "float64")):
+        cloud, nodes = engine.pack(given.particles, real), engine.pack_inputs(given.inputs, real)
+        velocity = engine.pairwise(overlap, cloud, nodes, given.weights, given.mobilities)
+        moved.append(engine.unpack(velocity, 9))
+    assert error(*moved) < TOLERANCE[dtype]
+
+
+@DTYPES
+@pytest.mark.parametrize("others", [None, 5])
+def test_gram(others, dtype):
+    given, other = case(9, 7, 2), case(1, 5, 2).inputs
+    found = []
+    for engine, real in ((cuda, dtype), (reference, "float64")):
+        cloud, masses = engine.pack(given.particles, real), engine.pack_masses(given.masses, real)
+        more = None if others is None else engine.pack_inputs(other, real)
+        found.append(engine.gram(TANH, cloud, masses, engine.pack_inputs(given.inputs, real), more))
+    for got, wanted in zip(*found, strict=True):
+        assert error(got, wanted) < TOLERANCE[dtype]
+        assert others is not None or np.array_equal(got, got.T)
+
+
+def test_gram_in_several_blocks_of_particles(monkeypatch):
+    monkeypatch.setattr(cuda, "_FEATURE_BYTES", 2 * 8 * 14 * 4)
+    test_gram(None, "float64")
+
+
+@DTYPES
+def test_inputs_in_shares(dtype, monkeypatch):
+    """Where there are few particles, each share of the inputs has a velocity of its own: the sum is the same."""
+    given = case(9, 30, 3)
+    alone = computed(cuda, "vjp", TANH, dtype, given)
+    monkeypatch.setattr(cuda_device, "multiprocessors", lambda: 4)
+    assert cuda._shares(9, 30, dtype, 3) == 4
+    assert error(computed(cuda, "vjp", TANH, dtype, given), alone) < {"float64": 1e-14, "float32": 1e-6}[dtype]
+    assert cuda._splits(9, 30, dtype, 3) == 2
+    assert error(computed(cuda, "predict", TANH, dtype, given), exact("predict", "tanh", (9, 30, 3))) < TOLERANCE[dtype]
+
+
+def test_into_an_array_that_is_given():
+    given = case(9, 7, 3)
+    cloud, inputs = cuda.pack(given.particles, "float64"), cuda.pack_inputs(given.inputs, "float64")
+    out = cuda.pack(np.full_like(given.particles, np.nan), "float64")
+    assert cuda.vjp(TANH, cloud, inputs, given.weights, given.mobilities, out=out) is out
+    assert error(cuda.unpack(out, 9), exact("vjp", "tanh", (9, 7, 3))) < 1e-13
+
+
+@DTYPES
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 15])
+def test_combine(count, dtype):
+    rng = np.random.default_rng(count)
+    base, *stages = rng.standard_normal((1 + count, 5, 4)).astype(dtype)
+    c = rng.standard_normal(count)
+    on_device = [cuda.pack(each, dtype) for each in (base, *stages)]
+    wanted = base + 0.3 * sum((x * y for x, y in zip(c, stages, strict=True)), np.zeros_like(base))
+    tolerance = {"float64": 1e-14, "float32": 1e-5}[dtype]
+    assert error(cuda.unpack(cuda.combine(on_device[0], 0.3, c, on_device[1:]), 5), wanted.astype(float)) < tolerance
+    place = on_device[-1]  # of the arrays that are read
+    assert cuda.combine(on_device[0], 0.3, c, on_device[1:], place) is place
+    assert error(cuda.unpack(place, 5), wanted.astype(float)) < tolerance
+
+
+@DTYPES
+def test_error_norm_and_is_finite(dtype):
+    rng = np.random.default_rng(2)
+    before, after, first, second = rng.standard_normal((4, 30, 3)).astype(dtype)
+    packed = [cuda.pack(each, dtype) for each in (before, after, first, second)]
+    total, size = cuda.error_norm(0.3, (0.5, -2.0), packed[2:], packed[0], packed[1], 1e-3, 1e-2)
+    ratio = 0.3 * (0.5 * first - 2.0 * second) / (1e-2 + 1e-3 * np.maximum(np.abs(before), np.abs(after)))
+    assert size == 90
+    assert total == pytest.approx(float((ratio**2).sum()), rel={"float64": 1e-13, "float32": 1e-5}[dtype])
+    assert cuda.is_finite(packed[0])
+    for lost in (np.nan, np.inf, -np.inf):
+        before[29, 2] = lost
+        assert not cuda.is_finite(cuda.pack(before, dtype))
+
+
+def test_atoms_without_mass_are_not_looked_at():
+    """A whole tile of them is skipped: even NaN does not come through; one with mass does."""
+    given = case(17, 5, 2)
+    particles, masses = given.particles.copy(), np.full(17, 1 / 17)
+    particles[cuda_loops.TILE :] = np.nan
+    masses[cuda_loops.TILE :] = 0.0
+    inputs = cuda.pack_inputs(given.inputs, "float64")
+    alone = cuda.predict(TANH, cuda.pack(particles, "float64"), cuda.pack_masses(masses, "float64"), inputs)
+    assert np.isfinite(alone).all()
+    masses[-1] = 0.1
+    lost = cuda.predict(TANH, cuda.pack(particles, "float64"), cuda.pack_masses(masses, "float64"), inputs)
+    assert np.isnan(lost).all()
+
+
+@pytest.mark.parametrize("flow", [mf.simulate, mf.simulate_coupled])
+@pytest.mark.parametrize("scheme", [{"scheme": "rk4", "dt": 0.05}, {"scheme": "bosh3", "rtol": 1e-2}])
+def test_runs_are_those_of_the_cpu(flow, scheme):
+    problem, start = mf.problems.teacher_student(dim=2, n=5, seed=1), mf.initial.gaussian(6, 2, seed=2)
+    runs = [flow(mf.Network("tanh"), problem, start, [0.05, 0.1], engine=each, **scheme) for each in ("cuda", "cpu")]
+    np.testing.assert_allclose(runs[0].particles, runs[1].particles, rtol=1e-12)
+    np.testing.assert_allclose(runs[0].predictions, runs[1].predictions, rtol=1e-12)
+    assert runs[0].engine == "cuda"
+
+
+def test_tangent_kernel():
+    given, network = case(9, 4, 2), mf.Network("erf")
+    kernels = [mf.tangent.kernel(network, given.particles, given.inputs, engine=each) for each in ("cuda", "cpu")]
+    np.testing.assert_allclose(*kernels, rtol=1e-12)
+
+
+def _branch(z):
+    if z > 0:
+        return z, 1.0
+    return 0.0, 0.0
+
+
+@pytest.mark.parametrize(
+    ("formula", "message"),
+    [
+        (_branch, "activation 'own' cannot be compiled for engine 'cuda': a formula branches on its argument"),
+        (lambda z: np.arctan(z), "a formula calls 'arctan'"),
+        (lambda z: (z, 1.0, 2.0), "its formula returns 3 values; needed: two"),
+        (lambda z: (z, "1"), "a formula computes with '1'; needed: numbers"),
+    ],
+)
+def test_formulas_that_cannot_be_traced(formula, message):
+    given = case(9, 7, 3)
+    with pytest.raises(InputError, match=message):
+        computed(cuda, "vjp", mf.Activation("own", formula), "float64", given)
+
+
+def test_estimate():
+    parts = engines.estimate(1000, 20, 3, dtype="float32", clouds=2, engine="cuda")
+    assert parts["clouds"] == 2 * 1000 * 4 * 4 and all(number >= 0 for number in parts.values())
