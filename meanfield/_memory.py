@@ -10,13 +10,18 @@ from .errors import InputError
 _SHARE = 0.8  # of the free memory that a computation may take unless told otherwise
 
 
-def check(needed: Mapping[str, float], what: str, remedy: str, max_bytes: float | None = None) -> None:
+def check(
+    needed: Mapping[str, float], what: str, remedy: str, max_bytes: float | None = None, free: float | None = None
+) -> None:
     """Refuse a computation whose parts (name -> bytes) sum to more than `max_bytes`; None: 80 % of the free memory.
+
+    free : bytes that are free where the computation is; default those of this machine
 
     Raises InputError with the parts and the remedy.
     """
     if max_bytes is None:
-        limit, meaning = _SHARE * psutil.virtual_memory().available, f"{_SHARE:.0%} of the free memory"
+        free = psutil.virtual_memory().available if free is None else free
+        limit, meaning = _SHARE * free, f"{_SHARE:.0%} of the free memory"
     else:
         limit, meaning = _checks.number(max_bytes, "max_bytes", above=0.0), "max_bytes"
     total = sum(needed.values())

@@ -15,7 +15,7 @@ import typer
 from . import _machine, activations, engines, integrators, losses
 from ._files import discard_temporaries, write_atomically
 from .diagnostics import DIAGNOSTICS
-from .errors import ConvergenceError, DivergenceError, InputError, StepLimitError
+from .errors import ConvergenceError, DeviceError, DivergenceError, InputError, StepLimitError
 from .experiments import limits as job
 from .trajectories import write_arrays
 
@@ -271,5 +271,5 @@ def _explain(problem: Exception) -> int:
     return code
 
 
-_FAILURES = (ConvergenceError, DivergenceError, StepLimitError)
+_FAILURES = (ConvergenceError, DeviceError, DivergenceError, StepLimitError)
 _EXIT_CODES: dict[Any, int] = {InputError: EXIT_BAD_INPUT, OSError: EXIT_FILES, _FAILURES: EXIT_FAILED}

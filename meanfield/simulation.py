@@ -169,15 +169,22 @@ def _check_memory(problem, start, times, schedule, engine, dtype, keep, max_byte
     _checks.particles(np.zeros((1, shape[1])), problem.dim)  # before a transposed start is called too large
     clouds = len(schedule.tableau.stages) + 3  # the stages, the state before, after and at the last recorded time
     n = len(problem.inputs)
-    needed = engines.find(engine).estimate(shape[0], n, problem.dim, engines.check_dtype(dtype), clouds)
+    engine = engines.find(engine)
+    needed = engine.estimate(shape[0], n, problem.dim, engines.check_dtype(dtype), clouds)
     tests = 16 * len(problem.test_inputs) * problem.dim
     if not features:  # the velocity of a coupled state needs no prediction
         needed.pop("features", None)
     frame = 8 * shape[0] * shape[1]
     # Frames twice: one by one, and then in one array.
-    needed = {**needed, "test inputs": tests, "first frame": frame, "frames": 2 * frames * frame}
+    here = {"test inputs": tests, "first frame": frame, "frames": 2 * frames * frame}
     remedy = "Use fewer particles, fewer times or keep='last', dtype='float32'"
-    _memory.check(needed, f"a run of {shape[0]:,} particles", remedy, max_bytes)
+    what = f"a run of {shape[0]:,} particles"
+    free = engine.free_memory()
+    if free is None:
+        _memory.check({**needed, **here}, what, remedy, max_bytes)
+    else:
+        _memory.check(needed, f"{what}, on the device,", remedy, max_bytes, free)
+        _memory.check(here, what, remedy, max_bytes)
 
 
 def _integrate(moving: DataField, start, times, schedule, record, keep, progress) -> Run:

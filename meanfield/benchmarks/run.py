@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_info
 from tqdm.auto import tqdm
 
 from .. import _checks, _machine, engines
+from ..errors import InputError
 from . import timing
 from .cases import CASES, ENVIRONMENTS, FAMILIES, KINDS, TOLERANCES, Case, contenders, cores, disagreement, expected
 from .processes import Worker, WorkerLost, environment, has_hugetlb
@@ -128,8 +129,10 @@ def run(
     Raises
     ------
     InputError
-        If there is no such engine or peer.
+        If there is no such engine or peer, or the engine has no benchmark.
     """
+    if engine == "cuda":
+        raise InputError("engine 'cuda' has no benchmark yet; needed: cpu or reference.")
     engine = engines.find(engine).NAME
     families = check_peers(peers)
     absent = {family: _absence(family) for family in families if util.find_spec(family) is None}

@@ -46,6 +46,10 @@ class Engine(Protocol):
         """Bytes, by what takes them, of velocities of N particles at n inputs, with so many clouds at once."""
         ...
 
+    def free_memory(self) -> float | None:
+        """Bytes that are free where clouds are; None: it is the memory of this machine."""
+        ...
+
     def predict(self, activation: Activation, cloud: Any, masses: Any, inputs: Any, features: Any = None) -> np.ndarray:
         """sum_i m_i a_i phi(z_ik), (n,). Atoms of mass zero cost little where whole blocks lie together.
 

@@ -33,8 +33,8 @@ from .cpu_loops import LANES, STAGES, in_parallel, in_turn
 from .cpu_single import in_own_type, overlap_in_own_type
 
 __all__ = [
-    "NAME", "combine", "error_norm", "estimate", "estimate_gram", "features", "gram", "is_finite", "jvp", "pack",
-    "pack_inputs", "pack_masses", "pairwise", "predict", "unpack", "vjp",
+    "NAME", "combine", "error_norm", "estimate", "estimate_gram", "features", "free_memory", "gram",
+    "is_finite", "jvp", "pack", "pack_inputs", "pack_masses", "pairwise", "predict", "unpack", "vjp",
 ]  # fmt: skip
 
 # Waiting threads sleep rather than spin. OpenMP reads this once, before the first parallel loop. Of two quick jobs side
@@ -107,6 +107,10 @@ def estimate(n_particles, n, dim, dtype="float64", clouds=2):
         "features": math.prod(_kept_shape(n_particles, n, dim, np.dtype(dtype).name) or (0,)) * itemsize,
         "scratch": get_num_threads() * ((2 * width + 2 * cpu_loops.BLOCK) * itemsize + 8 * width) * lanes,
     }
+
+
+def free_memory():
+    """None: clouds are in the memory of this machine."""
 
 
 def predict(activation, cloud, masses, inputs, features=None):

@@ -20,8 +20,8 @@ from .cuda_loops import STAGES, THREADS, TILE
 from .cuda_vocabulary import device_function
 
 __all__ = [
-    "NAME", "combine", "error_norm", "estimate", "estimate_gram", "features", "gram", "is_finite", "jvp", "pack",
-    "pack_inputs", "pack_masses", "pairwise", "predict", "unpack", "vjp",
+    "NAME", "combine", "error_norm", "estimate", "estimate_gram", "features", "free_memory", "gram",
+    "is_finite", "jvp", "pack", "pack_inputs", "pack_masses", "pairwise", "predict", "unpack", "vjp",
 ]  # fmt: skip
 
 NAME = "cuda"
@@ -70,6 +70,10 @@ def estimate(n_particles, n, dim, dtype="float64", clouds=2):
         "sums": _splits(n_particles, n, dtype, dim) * n * itemsize + 8 * n,
         "shares": 0 if (shares := _shares(n_particles, n, dtype, dim)) == 1 else shares * cloud,
     }
+
+
+def free_memory():
+    return None if cuda_device.SIMULATED else cuda_device.memory()[0]
 
 
 def predict(activation, cloud, masses, inputs, features=None):

@@ -6,8 +6,8 @@ from .. import interactions
 from .host import combine, error_norm, is_finite
 
 __all__ = [
-    "NAME", "combine", "error_norm", "estimate", "estimate_gram", "features", "gram", "is_finite", "jvp", "pack",
-    "pack_inputs", "pack_masses", "pairwise", "predict", "unpack", "vjp",
+    "NAME", "combine", "error_norm", "estimate", "estimate_gram", "features", "free_memory", "gram",
+    "is_finite", "jvp", "pack", "pack_inputs", "pack_masses", "pairwise", "predict", "unpack", "vjp",
 ]  # fmt: skip
 
 NAME = "reference"
@@ -41,6 +41,10 @@ def estimate(n_particles, n, dim, dtype="float64", clouds=2):
         "masses and inputs": (n_particles + n * dim) * itemsize,
         "blocks": 8 * itemsize * min(max(_BLOCK_ENTRIES, n), n_particles * n),
     }
+
+
+def free_memory():
+    """None: clouds are in the memory of this machine."""
 
 
 def predict(activation, cloud, masses, inputs, features=None):
