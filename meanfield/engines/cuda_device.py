@@ -47,7 +47,8 @@ def _missing() -> str | None:
             return None
         reason = str(getattr(cuda, "cuda_error", lambda: "")() or "no CUDA driver or no device was found")
     except Exception as problem:
-        reason = f"{type(problem).__name__}: {problem}".splitlines()[0]
+        reason = f"{type(problem).__name__}: {problem}"
+    reason = " ".join(reason.split()).rstrip(".")
     return (
         f"engine 'cuda' has no device ({reason}); needed: an NVIDIA GPU with its driver (`nvidia-smi` shows both). "
         "Engine 'cpu' runs everything."
