@@ -177,15 +177,14 @@ def test_a_literal_in_float64_is_caught():
     def widened(values, bad):
         i = cuda.grid(1)
         if i < values.size:
-            values[i] = 1.0 - values[i] * values[i]
+            values[i] = values[i] / 3.0 + 0.1
 
     ptx, _, _ = assembled(widened, signature("is_finite", "float32"), "sm_90")
     with pytest.raises(AssertionError):
         assert_narrow(ptx)
 
 
-def test_a_spill_is_caught():
-    """The velocity at d = 32 with 32 registers to a thread."""
+def test_a_spill_or_a_register_too_many_is_caught():
     from meanfield.engines import cuda
 
     kernel = cuda._compiled("vjp", ACTIVATIONS["tanh"], "float32", 32)
@@ -193,19 +192,9 @@ def test_a_spill_is_caught():
     assert_within(255, registers, spilled)
     with pytest.raises(AssertionError):
         assert_within(registers - 1, registers, spilled)
-    from cuda.bindings import nvjitlink
-    from numba import cuda as target
-
-    ptx, _ = target.compile_ptx(kernel.py_func, signature("vjp", "float32"), cc=(9, 0))
-    linker = nvjitlink.create(3, ["-arch=sm_90", "-verbose", "-O3", "-maxrregcount=32"])
-    nvjitlink.add_data(linker, nvjitlink.InputType.PTX, ptx.encode(), len(ptx), "kernel")
-    nvjitlink.complete(linker)
-    log = bytearray(nvjitlink.get_info_log_size(linker))
-    nvjitlink.get_info_log(linker, log)
-    nvjitlink.destroy(linker)
-    spilled = sum(int(size) for size in re.findall(r"(\d+) bytes spill", log.decode(errors="replace")))
+    _, registers, spilled = compiled("vjp", "tanh", "float64", 20, "sm_75")  # one of those known to spill
     with pytest.raises(AssertionError):
-        assert_within(255, 32, spilled)
+        assert_within(255, registers, spilled)
 
 
 if __name__ == "__main__":
