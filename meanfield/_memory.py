@@ -20,8 +20,7 @@ def check(
     Raises InputError with the parts and the remedy.
     """
     if max_bytes is None:
-        free = psutil.virtual_memory().available if free is None else free
-        limit, meaning = _SHARE * free, f"{_SHARE:.0%} of the free memory"
+        limit, meaning = _SHARE * (available() if free is None else free), f"{_SHARE:.0%} of the free memory"
     else:
         limit, meaning = _checks.number(max_bytes, "max_bytes", above=0.0), "max_bytes"
     total = sum(needed.values())
@@ -30,6 +29,11 @@ def check(
         raise InputError(
             f"{what} needs {size(total)} ({parts}), more than {size(limit)}, {meaning}. {remedy}, or raise max_bytes."
         )
+
+
+def available() -> float:
+    """Free bytes of this machine."""
+    return float(psutil.virtual_memory().available)
 
 
 def size(number: float) -> str:

@@ -47,11 +47,15 @@ def root(
 def limits_command(
     problem: Annotated[str, typer.Option(help=f"One of: {', '.join(job.PROBLEMS)}.")] = "fashion-mnist",
     activation: Annotated[str | None, typer.Option(help="Name of an activation; default: the problem's own.")] = None,
-    widths: Annotated[str | None, typer.Option(help="Ladder of N, as 64,128,256. Default: 64 to 2048.")] = None,
+    widths: Annotated[
+        str | None, typer.Option(help="Ladder of N, as 64,128,256. Default: 64 to 2048; with cuda, to 1048576.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(help="Number of paired seeds. Default: 16.")] = None,
     t_end: Annotated[float | None, typer.Option(help="Last flow time; default: the problem's own.")] = None,
-    engine: Annotated[str, typer.Option(help=f"One of: {', '.join(engines.ENGINES)}.")] = "cpu",
-    dtype: Annotated[str, typer.Option(help=f"One of: {', '.join(engines.DTYPES)}.")] = "float64",
+    engine: Annotated[str, typer.Option(help=f"One of: {', '.join(engines.NAMES)}.")] = "cpu",
+    dtype: Annotated[
+        str | None, typer.Option(help=f"One of: {', '.join(engines.DTYPES)}. Default: float64; with cuda, float32.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Shifts every random number.")] = 0,
     out: Annotated[Path, typer.Option(help=f"Folder for {', '.join(FILES)}.")] = Path("."),
     force: Annotated[bool, typer.Option("--force", help="Replace results that are there already.")] = False,
@@ -89,7 +93,7 @@ def list_command(as_json: Annotated[bool, typer.Option("--json", help="Print as 
         "losses": list(losses.LOSSES),
         "problems": list(job.PROBLEMS),
         "schemes": list(integrators.TABLEAUS),
-        "engines": list(engines.ENGINES),
+        "engines": list(engines.NAMES),
         "dtypes": list(engines.DTYPES),
         "records": list(DIAGNOSTICS),
     }
@@ -113,18 +117,19 @@ def doctor_command(as_json: Annotated[bool, typer.Option("--json", help="Print a
 
 @app.command("bench")
 def bench_command(
-    engine: Annotated[str, typer.Option(help=f"One of: {', '.join(engines.ENGINES)}.")] = "cpu",
+    engine: Annotated[str, typer.Option(help=f"One of: {', '.join(engines.NAMES)}.")] = "cpu",
     peers: Annotated[
-        str | None, typer.Option(help="Of: numpy, torch, jax, with commas. Default: all; NumPy always takes part.")
+        str | None,
+        typer.Option(help="Of: numpy, torch, jax (cuda: torch, jax, cupy), with commas. Default: all; NumPy always."),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A few cases and rounds: a minute and a half.")] = False,
     out: Annotated[Path | None, typer.Option("--json", help="Write all numbers into this file.")] = None,
 ) -> None:
     """Time the engine against NumPy, PyTorch and JAX on this machine: ratios with intervals, percent of peak.
 
-    About 20 minutes on two cores; leave the machine alone meanwhile. Each contender runs in a process of its own, with
-    all cores, and must first reproduce the right numbers. Peers that are not installed are skipped by name
-    (the extra "bench" installs all of them).
+    About half an hour on two cores; leave the machine alone meanwhile. Each contender runs in a process of its own,
+    with all cores, and must first reproduce the right numbers. Peers that are not installed are skipped by name
+    (the extra "bench" installs all of them but CuPy).
     """
     from .benchmarks import report, run  # which other commands do not need
 
@@ -182,6 +187,12 @@ def _remarks(report: dict[str, Any]) -> list[str]:
         f"t to {config['t_end']:g}, {config['seeds']} seeds, {config['dtype']} on {config['engine']}; "
         f"{timings['total']:.0f} s, {report['machine']['processor']}, {report['machine']['cores']} cores",
     ]
+    for name, row in report["precision"].items():
+        lines.insert(
+            2,
+            f"float32: a float64 run differs by {row['sup_rms']:.1e} ({name.rpartition('_')[2]}, rms over test inputs, "
+            f"sup over t; seed 0, widest), {row['share_of_smallest_error']:.1%} of the smallest error beside it",
+        )
     ratio = rows["w2"].get("ratio_to_floor")
     if ratio:
         low, high = rows["w2"]["ratio_to_floor_ci95"][-1]

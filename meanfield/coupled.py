@@ -1,6 +1,5 @@
 """Particles and residual flowing together: the residual/kernel dynamics (RD) beside the particles it drives."""
 
-from .engines import host
 from .fields import DataField
 
 
@@ -18,13 +17,18 @@ class CoupledField(DataField):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.algebra = (*self.algebra, host)
+        self.algebra = (*self.algebra, self.engine.VECTORS)
+        self._drive = self._driven_by(-1.0, self.problem.targets)  # F = y - r
 
     def state(self, particles):
         (cloud,) = super().state(particles)
-        return cloud, self.problem.targets - self.predict((cloud,))
+        return cloud, self.engine.pack_vector(self.problem.targets - self.predict((cloud,)))
 
     def velocity(self, state, out=None):
         cloud, residual = state
-        velocity = self.driven(cloud, self.problem.targets - residual, out=out and out[0])
-        return velocity, -self.motion(cloud, velocity)
+        to_cloud, to_residual = out or (None, None)
+        velocity = self.driven(cloud, residual, out=to_cloud)
+        return velocity, self._motion(cloud, velocity, -self.network.scaling.alpha, to_residual)
+
+    def residual(self, state, predictions):
+        return self.engine.unpack_vector(state[1])

@@ -1,6 +1,7 @@
 """Diagnostics: a snapshot of a run, and the run's first one, to a number. A new one is a function and an entry."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -16,17 +17,23 @@ class Snapshot:
 
     time : flow time
     particles, masses : (N, 1 + d), (N,)
+        The particles come from the engine, a device perhaps, when they are first asked for.
     predictions, test_predictions : (n,), (m,)
         The predictor F = f - f_0 at the training and test inputs.
+    fetch : () -> particles
     """
 
     network: Network
     problem: Problem
     time: float
-    particles: np.ndarray
     masses: np.ndarray
     predictions: np.ndarray
     test_predictions: np.ndarray
+    fetch: Callable[[], np.ndarray] = field(repr=False)
+
+    @cached_property
+    def particles(self) -> np.ndarray:
+        return self.fetch()
 
     @cached_property
     def kernel(self) -> np.ndarray:

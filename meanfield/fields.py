@@ -68,6 +68,7 @@ class DataField:
         if network.scaling.shift == "initial":
             cloud = self.engine.pack(start, self.dtype)
             self.offset, self.test_offset = self._output(cloud, self._inputs), self._test_output(cloud)
+        self._drive = self._driven_by(network.scaling.alpha, -self.offset)
 
     def state(self, particles: np.ndarray) -> tuple:
         """The state whose particles are these, (N, 1 + d)."""
@@ -78,9 +79,9 @@ class DataField:
             )
         return (self.engine.pack(particles, self.dtype),)
 
-    def particles(self, state: tuple) -> np.ndarray:
-        """Particles (N, 1 + d), float64, of a state."""
-        return self.engine.unpack(state[0], self.n_particles)
+    def particles(self, state: tuple, rows: slice = slice(None)) -> np.ndarray:
+        """Particles (N, 1 + d), float64, of a state; or these rows of them."""
+        return self.engine.unpack(state[0], self.n_particles, rows)
 
     def predict(self, state: tuple) -> np.ndarray:
         """F = f - f_0 at the training inputs, (n,)."""
@@ -95,27 +96,41 @@ class DataField:
         (cloud,) = state
         if self._features is _UNKNOWN:
             self._features = self.engine.features(cloud, self._inputs)
-        predictions = self._output(cloud, self._inputs, self._features) - self.offset
-        return (self.driven(cloud, predictions, self._features, out and out[0]),)
+        sums = self.engine.predict(self.network.activation, cloud, self._masses, self._inputs, self._features)
+        return (self.driven(cloud, sums, self._features, out and out[0]),)
 
-    def driven(self, cloud, predictions: np.ndarray, features=None, out=None):
-        """Velocity of the particles where the predictor at the training inputs is `predictions`.
+    def driven(self, cloud, sums, features=None, out=None):
+        """Velocity of the particles where the predictor at the training inputs is F = alpha sums - f_0.
 
+        `sums` and what this makes of them stay where the engine has them: nothing waits for a device.
         `features`: what the engine kept of computing them at this very cloud.
         """
-        problem, scaling = self.problem, self.network.scaling
-        pull = problem.weights * problem.loss.pull(predictions, problem.targets) / scaling.alpha
+        (factor, drive), scaling = self._drive, self.network.scaling
+        pull = self.engine.pull(self.problem.loss, sums, factor, drive)
         mobilities, activation = (scaling.mobility_a, scaling.mobility_w), self.network.activation
         return self.engine.vjp(activation, cloud, self._inputs, pull, mobilities, features, out)
 
+    def _driven_by(self, factor, shift):
+        """What the pull needs where F = factor sums + shift."""
+        problem = self.problem
+        shares = problem.weights / self.network.scaling.alpha
+        return factor, self.engine.pack_drive(shift, problem.targets, shares, self.dtype)
+
     def motion(self, cloud, velocity) -> np.ndarray:
         """dF/dt at the training inputs while the particles move with `velocity`: (K P u)_k, without K."""
-        activation, masses = self.network.activation, self._masses
-        return self.network.scaling.alpha * self.engine.jvp(activation, cloud, velocity, masses, self._inputs)
+        return self.engine.unpack_vector(self._motion(cloud, velocity, self.network.scaling.alpha))
 
-    def _output(self, cloud, inputs, features=None) -> np.ndarray:
-        activation, masses = self.network.activation, self._masses
-        return self.network.scaling.alpha * self.engine.predict(activation, cloud, masses, inputs, features)
+    def _motion(self, cloud, velocity, factor, out=None):
+        sums = self.engine.jvp(self.network.activation, cloud, velocity, self._masses, self._inputs)
+        return self.engine.vector(sums, factor, out)
+
+    def residual(self, state: tuple, predictions: np.ndarray) -> np.ndarray:
+        """y - F at the training inputs, (n,); `predictions` are those of the state."""
+        return self.problem.targets - predictions
+
+    def _output(self, cloud, inputs) -> np.ndarray:
+        sums = self.engine.predict(self.network.activation, cloud, self._masses, inputs)
+        return self.engine.unpack_vector(self.engine.vector(sums, self.network.scaling.alpha))
 
     def _test_output(self, cloud) -> np.ndarray:
         return self._output(cloud, self._test_inputs) if len(self.problem.test_inputs) else np.zeros(0)

@@ -23,7 +23,7 @@ class Run:
     """What `simulate` returns.
 
     times : (T,) flow times
-    particles : (T, N, 1 + d), or (1, N, 1 + d) for keep="last"
+    particles : (T, N, 1 + d), or what `keep` says: (1, N, 1 + d) for "last", (T, rows, 1 + d) for a slice
     predictions, test_predictions : (T, n), (T, m): the predictor F = f - f_0
     residuals : (T, n): targets - predictions; for `simulate_coupled` the residual as integrated
     records : name -> (T,)
@@ -77,7 +77,7 @@ def simulate(
     engine: str | Engine = "cpu",
     dtype: str = "float64",
     record: Sequence[str | Callable[[Snapshot, Snapshot], float]] = (),
-    keep: str = "all",
+    keep: str | slice = "all",
     max_steps: int = 100_000,
     max_bytes: float | None = None,
     progress: bool = False,
@@ -97,11 +97,11 @@ def simulate(
         Default 1/N; a quadrature rule has its own.
     scheme : name in `integrators.TABLEAUS` or a Tableau
         Adaptive (bosh3, dopri5) with `rtol`, `atol` unless `dt` is given; fixed steps of at most `dt` otherwise.
-    engine : "cpu" or "reference"
+    engine : "cpu", "cuda" or "reference"
     dtype : "float64" or "float32"
     record : names in `diagnostics.DIAGNOSTICS`, or functions (snapshot, first snapshot) -> number
-    keep : "all" or "last"
-        Which particles stay in memory.
+    keep : "all", "last" or a slice
+        Which particles stay in memory: all at every time, all at the last one, or these at every time.
     max_steps : int
         Most steps tried, in all.
     max_bytes : float, optional
@@ -125,7 +125,7 @@ def simulate(
     Cost: evaluations of the velocity, each about (8 d + two activations) N n flops; O(N d) memory beside what is kept.
     """
     schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps)
-    _check_memory(problem, start, times, schedule, engine, dtype, keep, max_bytes)
+    _check_memory(problem, start, times, schedule, engine, dtype, record, keep, max_bytes)
     moving = DataField(network, problem, start, masses, engine, dtype)
     return _integrate(moving, start, times, schedule, record, keep, progress)
 
@@ -144,7 +144,7 @@ def simulate_coupled(
     engine: str | Engine = "cpu",
     dtype: str = "float64",
     record: Sequence[str | Callable[[Snapshot, Snapshot], float]] = (),
-    keep: str = "all",
+    keep: str | slice = "all",
     max_steps: int = 100_000,
     max_bytes: float | None = None,
     progress: bool = False,
@@ -155,28 +155,33 @@ def simulate_coupled(
     largest distance from y - F: the integrator's error, of its order for smooth activations (`coupled.CoupledField`).
     """
     schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps)
-    _check_memory(problem, start, times, schedule, engine, dtype, keep, max_bytes, features=False)
+    _check_memory(problem, start, times, schedule, engine, dtype, record, keep, max_bytes, features=False)
     moving = CoupledField(network, problem, start, masses, engine, dtype)
     return _integrate(moving, start, times, schedule, record, keep, progress)
 
 
-def _check_memory(problem, start, times, schedule, engine, dtype, keep, max_bytes, features=True):
+def _check_memory(problem, start, times, schedule, engine, dtype, record, keep, max_bytes, features=True):
     """Refuse a run that does not fit. What is no array yet is left to the checks that name it."""
     _checks.instance(problem, Problem, "problem", "a Problem(inputs, targets), or one from `problems`")
-    shape, frames = np.shape(start), np.size(times) if keep == "all" else 1
+    shape = np.shape(start)
     if len(shape) != 2:
         return
+    kept = len(range(*keep.indices(shape[0]))) if isinstance(keep, slice) else shape[0]
+    frames = 1 if keep == "last" else np.size(times)
     _checks.particles(np.zeros((1, shape[1])), problem.dim)  # before a transposed start is called too large
-    clouds = len(schedule.tableau.stages) + 3  # the stages, the state before, after and at the last recorded time
+    # The stages; the state before, after, at the last recorded time and at the first.
+    clouds = len(schedule.tableau.stages) + 4
     n = len(problem.inputs)
     engine = engines.find(engine)
     needed = engine.estimate(shape[0], n, problem.dim, engines.check_dtype(dtype), clouds)
     tests = 16 * len(problem.test_inputs) * problem.dim
     if not features:  # the velocity of a coupled state needs no prediction
         needed.pop("features", None)
-    frame = 8 * shape[0] * shape[1]
-    # Frames twice: one by one, and then in one array.
-    here = {"test inputs": tests, "first frame": frame, "frames": 2 * frames * frame}
+    # Frames twice: one by one, and then in one array. What a record looks at is a frame too, beside the first.
+    here = {
+        "test inputs": tests, "frames": 2 * frames * 8 * kept * shape[1],
+        "records": 2 * 8 * shape[0] * shape[1] if record else 0,
+    }  # fmt: skip
     remedy = "Use fewer particles, fewer times or keep='last', dtype='float32'"
     what = f"a run of {shape[0]:,} particles"
     free = engine.free_memory()
@@ -198,8 +203,9 @@ def _integrate(moving: DataField, start, times, schedule, record, keep, progress
         if name in recorders:
             raise InputError(f"record holds two entries called {name!r}; needed: names of their own (def, not lambda).")
         recorders[name] = recorder
-    if keep not in ("all", "last"):
-        raise InputError(f"keep is {keep!r}; needed: 'all' or 'last'.")
+    chosen = keep if isinstance(keep, slice) else None
+    if chosen is None and keep not in ("all", "last"):
+        raise InputError(f"keep is {keep!r}; needed: 'all', 'last' or a slice.")
 
     began, evaluations = clock.perf_counter(), 0
 
@@ -229,10 +235,13 @@ def _integrate(moving: DataField, start, times, schedule, record, keep, progress
             snapshot = first if now == 0.0 else _snapshot(moving, state, now)
             predictions.append(snapshot.predictions)
             test_predictions.append(snapshot.test_predictions)
-            residuals.append(state[1] if len(state) > 1 else moving.problem.targets - snapshot.predictions)
+            residuals.append(moving.residual(state, snapshot.predictions))
             for name, recorder in recorders.items():
                 rows[name].append(recorder(snapshot, first))
-            kept = [*kept, snapshot.particles] if keep == "all" else [snapshot.particles]
+            if chosen is not None:
+                kept.append(moving.particles(state, chosen))
+            elif keep == "all" or target == times[-1]:
+                kept.append(snapshot.particles)
     return Run(
         moving.network,
         moving.problem,
@@ -255,8 +264,8 @@ def _integrate(moving: DataField, start, times, schedule, record, keep, progress
 
 def _snapshot(moving, state, time):
     return Snapshot(
-        moving.network, moving.problem, time, moving.particles(state), moving.masses, moving.predict(state),
-        moving.predict_test(state),
+        moving.network, moving.problem, time, moving.masses, moving.predict(state), moving.predict_test(state),
+        lambda: moving.particles(state),
     )  # fmt: skip
 
 

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_engines import OPERATIONS, TOLERANCE, case, computed, exact
+from test_engines import OPERATIONS, TOLERANCE, case, computed, exact, numbers
 
 import meanfield as mf
 from meanfield import engines
 from meanfield.activations import ACTIVATIONS
-from meanfield.engines import cuda, cuda_device, cuda_loops, reference
+from meanfield.engines import cpu, cuda, cuda_device, cuda_gemm, cuda_loops, cuda_rates, reference
 from meanfield.errors import InputError
 from meanfield.overlaps import OVERLAPS
 
@@ -27,11 +27,15 @@ def error(got, wanted):
     return np.abs(got - wanted).max() / (np.abs(wanted).max() or 1.0)
 
 
-@pytest.fixture(params=["of its own", "of any dimension"])
+@pytest.fixture(params=["of its own", "of any dimension", "products"])
 def kernels(request, monkeypatch):
-    """Both kinds of kernels: with the dimension in their code, and without."""
+    """All kinds of kernels: with the dimension in their code, without, and beside products of matrices by tiles."""
     if request.param == "of any dimension":
         monkeypatch.setattr(cuda, "MOST_DIM", {"float32": 0, "float64": 0})
+    if request.param == "products":
+        monkeypatch.setattr(cuda_gemm, "LEAST_DIM", 1)
+        monkeypatch.setattr(cuda_gemm, "TILE_BYTES", 8 * 8 * 8)
+        monkeypatch.setattr(cuda_device, "multiprocessors", lambda: 3)  # several shares of the inputs
 
 
 def test_it_is_the_simulator():
@@ -164,10 +168,14 @@ def test_atoms_without_mass_are_not_looked_at():
     particles[cuda_loops.TILE :] = np.nan
     masses[cuda_loops.TILE :] = 0.0
     inputs = cuda.pack_inputs(given.inputs, "float64")
-    alone = cuda.predict(TANH, cuda.pack(particles, "float64"), cuda.pack_masses(masses, "float64"), inputs)
+    alone = numbers(
+        cuda, cuda.predict(TANH, cuda.pack(particles, "float64"), cuda.pack_masses(masses, "float64"), inputs)
+    )
     assert np.isfinite(alone).all()
     masses[-1] = 0.1
-    lost = cuda.predict(TANH, cuda.pack(particles, "float64"), cuda.pack_masses(masses, "float64"), inputs)
+    lost = numbers(
+        cuda, cuda.predict(TANH, cuda.pack(particles, "float64"), cuda.pack_masses(masses, "float64"), inputs)
+    )
     assert np.isnan(lost).all()
 
 
@@ -179,6 +187,101 @@ def test_runs_are_those_of_the_cpu(flow, scheme):
     np.testing.assert_allclose(runs[0].particles, runs[1].particles, rtol=1e-12)
     np.testing.assert_allclose(runs[0].predictions, runs[1].predictions, rtol=1e-12)
     assert runs[0].engine == "cuda"
+
+
+def test_no_evaluation_waits_for_the_device(monkeypatch):
+    """A step of a fixed size looks once at the device; an adaptive one once for its error."""
+    crossed = []
+    array = type(cuda.pack(np.zeros((1, 2)), "float64"))
+    monkeypatch.setattr(array, "copy_to_host", lambda self, *rest: crossed.append(1) or copy_to_host(self, *rest))
+    problem, start = mf.problems.teacher_student(dim=2, n=5, seed=1), mf.initial.gaussian(6, 2, seed=2)
+    for flow, more in ((mf.simulate, 1), (mf.simulate_coupled, 2)):
+        counts = []
+        for steps in (2, 5):
+            crossed.clear()
+            flow(mf.Network("tanh"), problem, start, [0.1], scheme="rk4", dt=0.1 / steps, engine="cuda", keep="last")
+            counts.append(len(crossed))
+        assert counts[1] - counts[0] == 3 * more
+    counts = []
+    for rtol in (1e-2, 1e-4):
+        crossed.clear()
+        run = mf.simulate(
+            mf.Network("tanh"), problem, start, [0.4], scheme="bosh3", rtol=rtol, engine="cuda", keep="last"
+        )
+        counts.append((len(crossed), run.steps + run.rejected))
+    (first, steps), (second, more_steps) = counts
+    assert more_steps > steps and second - first == more_steps - steps
+
+
+copy_to_host = type(cuda.pack(np.zeros((1, 2)), "float64")).copy_to_host
+
+
+def test_a_loss_that_only_numpy_computes(caplog):
+    """It is computed on the host, and says so once; the velocity is the same."""
+    own = mf.losses.Loss("own", lambda f, y: np.arctan(y - f), lambda f, y: np.arctan(y - f))
+    rng = np.random.default_rng(1)
+    problem = mf.Problem(rng.standard_normal((7, 3)), rng.standard_normal(7), loss=own)
+    start = mf.initial.gaussian(9, 3, seed=2)
+    runs = [
+        mf.simulate(mf.Network("tanh"), problem, start, [0.1], scheme="euler", dt=0.05, engine=each)
+        for each in ("cuda", "cpu")
+    ]
+    np.testing.assert_allclose(runs[0].particles, runs[1].particles, rtol=1e-12)
+    assert "loss 'own' is computed on the host" in caplog.text
+
+
+@DTYPES
+def test_noise_is_that_of_the_cpu(dtype):
+    start = np.zeros((11, 7))
+    clouds = [engine.noise(engine.pack(start, dtype), 2**40 + 3, 17) for engine in (cuda, cpu)]
+    on_device, on_host = cuda.unpack(clouds[0], 11), cpu.unpack(clouds[1], 11)
+    np.testing.assert_allclose(on_device, on_host, rtol={"float64": 1e-13, "float32": 3e-6}[dtype])
+
+
+@pytest.mark.parametrize("rows", [slice(2, 5), slice(-3, None), slice(None, None, 2), slice(4, 4)], ids=str)
+def test_some_rows_of_a_cloud(rows):
+    particles = np.random.default_rng(3).standard_normal((9, 4))
+    np.testing.assert_array_equal(cuda.unpack(cuda.pack(particles, "float64"), 9, rows), particles[rows])
+
+
+def test_rates():
+    """What times are held against: a copy that copies, and arithmetic that is as many flops as it says."""
+    seconds, _ = cuda_rates.timed(cuda_rates.copy(64))
+    assert seconds > 0
+    call, flops = cuda_rates.fma("float32")
+    assert flops == 2 * cuda_rates.CHAINS * cuda_rates.STEPS * cuda_loops.THREADS
+    call()
+
+
+def test_the_benchmark_of_a_device():
+    """From start to end in processes of their own, in the simulator; peers that are not there are skipped by name."""
+    from meanfield.benchmarks import run
+    from meanfield.benchmarks.cases import Case
+
+    tiny = run.Effort(rounds=(3, 3), seconds=0.01, rest=0.0, matmul=16, copy=2**8)
+    chosen = [Case("velocity", 5, 9, 2, "float32", "tanh", memory=True), Case("jvp", 5, 9, 2, "float64", "erf")]
+    found = run.run("cuda", "cupy", cases=chosen, effort=tiny)
+    velocity, jvp = found["cases"]
+    assert velocity["ms"]["ours"] > 0 and velocity["percent_of_fma"] > 0 and velocity["floor_ms"] > 0
+    assert velocity["fused_flops"] == 6 * 5 * 9 * 2 and velocity["least_bytes"] == 3 * 9 * 3 * 4
+    assert "device_memory_over_state" in velocity and jvp["ratio_to_velocity"] > 0
+    assert found["absent"].keys() | set(velocity["skipped"]) == {"cupy"}
+    assert "simulated" in found["machine"]["device"]
+
+
+def test_the_limits_job():
+    """On the device from start to end: float32, with a float64 run beside it."""
+    from meanfield.experiments import limits
+
+    settings = limits.Settings(
+        problem="bilinear", engine="cuda", widths=(2, 4), seeds=2, n_times=2, t_end=0.01, rtol=0.1,
+        coupling_widths_to=2, w2_widths_to=2, w2_seeds=2,
+    )  # fmt: skip
+    assert settings.dtype == "float32"
+    found = limits.run(settings)
+    assert found.quantities["coupling_distance"]["widths"] == [2]
+    for regime in ("mf", "ntk"):
+        assert 0 < found.report["precision"][f"float64_differs_{regime}"]["sup_rms"] < 1e-5
 
 
 def test_tangent_kernel():

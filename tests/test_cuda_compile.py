@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from meanfield.activations import ACTIVATIONS
+from meanfield.losses import LOSSES
 from meanfield.overlaps import OVERLAPS
 
 BUDGET = Path(__file__).parent / "cuda_registers.json"
@@ -33,9 +34,10 @@ MISSING = [name for name in NEEDED if not _installed(name)]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not installed: 'meanfield[cuda13]'")
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100")
-FREE = ("combine", "error_norm", "is_finite", "gram", "sum_rows", "add")  # of formulas
+FREE = ("combine", "error_norm", "is_finite", "gram", "sum_rows", "add", "place", "noise")  # of formulas
+BY_PRODUCTS = ("sum_units", "sum_motions", "pull_units")
 SIZED = ("predict", "vjp", "jvp", "pairwise")
-WIDENING = ("sum_rows", "add")  # the last sums, in float64 by design
+WIDENING = ("sum_rows", "add", "pull")  # the last sums, in float64 by design
 
 
 def cases():
@@ -47,6 +49,8 @@ def cases():
             found += [(f"{operation}_wide", _formula(operation), dtype, None, arch) for operation in SIZED]
             found += [(operation, _formula(operation), dtype, 20, arch) for operation in SIZED]
             found += [("features", "tanh", dtype, None, arch), ("sizes", "relu", dtype, None, arch)]
+            found += [(operation, "tanh", dtype, None, arch) for operation in BY_PRODUCTS]
+            found += [("pull", "squared", dtype, None, arch), ("fma", None, dtype, None, arch)]
         found += [(each, _formula(each), dtype, dim, "sm_90") for each in SIZED for dim in (1, 2, 10, 32)]
         found += [
             (operation, name, dtype, 20, "sm_90")
@@ -97,7 +101,14 @@ def signature(operation, dtype):
         "combine": stages,
         "error_norm": (*stages, real, real, array(1)),
         "is_finite": (array(1), array(1, types.int32)),
-        "sum_rows": (array(2), array(1, wide)),
+        "sum_rows": (array(2), wide, array(1, wide)),
+        "pull": (array(2), wide, array(1, wide), array(1, wide), array(1, wide), array(1)),
+        "noise": (array(2), index, index, index),
+        "sum_units": (array(2), array(2), array(1), index, array(2), index),
+        "sum_motions": (array(2), array(2), array(2), array(2), array(1), index, array(2), index),
+        "pull_units": (array(2), array(2), array(1), index, array(2)),
+        "place": (array(2), array(2), real, real, index, array(2)),
+        "fma": (real, real, array(1)),
         "add": (array(1), array(1, wide)),
     }[operation.removesuffix("_wide")]
 
@@ -126,8 +137,12 @@ def assembled(function, signature, arch, **options):
 
 @cache
 def compiled(operation, formula, dtype, dim, arch):
-    from meanfield.engines import cuda
+    from meanfield.engines import cuda, cuda_rates
 
+    if operation == "pull":
+        return assembled(cuda._pulling(LOSSES[formula], dtype).py_func, signature(operation, dtype), arch)
+    if operation == "fma":
+        return assembled(cuda_rates.build_fma(dtype).py_func, signature(operation, dtype), arch)
     activation = ACTIVATIONS.get(formula)
     what = OVERLAPS[activation] if operation.startswith(("pairwise", "sizes")) else activation
     kernel = cuda._compiled(operation, what, dtype, *(() if dim is None else (dim,)))

@@ -56,11 +56,16 @@ def computed(engine, operation, activation, dtype, given):
     cloud, inputs = engine.pack(given.particles, dtype), engine.pack_inputs(given.inputs, dtype)
     masses = engine.pack_masses(given.masses, dtype)
     if operation == "predict":
-        return engine.predict(activation, cloud, masses, inputs)
+        return numbers(engine, engine.predict(activation, cloud, masses, inputs))
     if operation == "vjp":
         moved = engine.vjp(activation, cloud, inputs, given.weights, given.mobilities)
         return engine.unpack(moved, len(given.particles))
-    return engine.jvp(activation, cloud, engine.pack(given.velocity, dtype), masses, inputs)
+    return numbers(engine, engine.jvp(activation, cloud, engine.pack(given.velocity, dtype), masses, inputs))
+
+
+def numbers(engine, sums):
+    """The sums of an engine as an array."""
+    return engine.unpack_vector(engine.vector(sums))
 
 
 def worst_error(engine, operation, activation, dtype="float64", shapes=SHAPES):

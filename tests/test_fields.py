@@ -84,25 +84,24 @@ def test_velocity_is_the_gradient_of_the_risk(name, alpha, engine):
 
 
 class Backwards(DataField):
-    def driven(self, cloud, predictions, *room):
-        return -super().driven(cloud, predictions, *room)
+    def driven(self, cloud, sums, *room):
+        return -super().driven(cloud, sums, *room)
 
 
 class Doubled(DataField):
-    def driven(self, cloud, predictions, *room):
-        return 2 * super().driven(cloud, predictions, *room)
+    def driven(self, cloud, sums, *room):
+        return 2 * super().driven(cloud, sums, *room)
 
 
 class WithoutScaling(DataField):
-    def driven(self, cloud, predictions, *room):
-        return self.network.scaling.alpha * super().driven(cloud, predictions, *room)
+    def driven(self, cloud, sums, *room):
+        return self.network.scaling.alpha * super().driven(cloud, sums, *room)
 
 
 class EqualWeights(DataField):
-    def driven(self, cloud, predictions, *room):
-        return super().driven(
-            cloud, self.problem.targets - (self.problem.targets - predictions) / self.problem.weights, *room
-        )
+    def driven(self, cloud, sums, *room):
+        alpha, targets = self.network.scaling.alpha, self.problem.targets
+        return super().driven(cloud, (targets - (targets - alpha * sums) / self.problem.weights) / alpha, *room)
 
 
 @pytest.mark.parametrize("kind", [Backwards, Doubled, WithoutScaling, EqualWeights])

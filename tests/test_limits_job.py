@@ -253,7 +253,7 @@ def test_a_signal_leaves_no_files(tmp_path, number, code, delay):
 def test_list_and_doctor(tmp_path):
     listed = json.loads(meanfield("list", "--json", cwd=tmp_path).stdout)
     assert {"erf", "relu", "tanh", "softplus", "linear"} <= set(listed["activations"])
-    assert set(listed["problems"]) == set(job.PROBLEMS) and set(listed["engines"]) == {"reference", "cpu"}
+    assert set(listed["problems"]) == set(job.PROBLEMS) and set(listed["engines"]) == {"reference", "cpu", "cuda"}
     assert "dopri5" in meanfield("list", cwd=tmp_path).stdout
     doctor = json.loads(meanfield("doctor", "--json", cwd=tmp_path).stdout)
     assert {"python", "numba", "threads", "threading layer", "cuda"} <= set(doctor)

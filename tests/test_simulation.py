@@ -367,7 +367,7 @@ SIMULATIONS = [
     (dict(max_steps=0.5), r"max_steps is 0\.5; needed: a whole number of at least 1"),
     (dict(record=["rsik"]), r"unknown record 'rsik'\. Did you mean 'risk'\? Known: .*displacement"),
     (dict(record=[3]), r"record holds 3; needed: one of risk, .* or a function"),
-    (dict(keep="first"), r"keep is 'first'; needed: 'all' or 'last'"),
+    (dict(keep="first"), r"keep is 'first'; needed: 'all', 'last' or a slice"),
 ]
 
 

@@ -6,6 +6,7 @@ engine itself doing something else. To add an operation: a line in `KINDS`, a fu
 
 import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,14 @@ FAMILIES = {
     "torch": ("torch", "torch-hand", "torch-compile"),
     "jax": ("jax",),
 }
-PEERS = tuple(peer for family in FAMILIES.values() for peer in family)
+DEVICE_FAMILIES = {
+    "torch": ("torch", "torch-hand", "torch-compile"),
+    "jax": ("jax",),
+    "cupy": ("cupy",),
+}
+PEERS = tuple(
+    dict.fromkeys(peer for each in (FAMILIES, DEVICE_FAMILIES) for family in each.values() for peer in family)
+)
 ENVIRONMENTS = ("default", "hugetlb")
 
 
@@ -95,7 +103,8 @@ class Case:
     n, N, d : inputs, particles, dimension of the inputs
     environments : where it is timed, of `ENVIRONMENTS`
     quick : whether `--quick` times it
-    memory : whether the growth of the peak memory is measured
+    memory : whether the growth of the peak memory is measured; of a device, all that is taken of it
+    without : peers that are left out
     """
 
     kind: str
@@ -107,6 +116,7 @@ class Case:
     environments: tuple[str, ...] = ENVIRONMENTS[:1]
     quick: bool = False
     memory: bool = False
+    without: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -117,13 +127,24 @@ class Case:
         """4 n N d: the two matrix products that a velocity cannot do without."""
         return 4.0 * self.n * self.N * self.d
 
+    @property
+    def fused_flops(self) -> float:
+        """6 n N d: as many as it takes without an array (n, N), whose entries are computed twice."""
+        return 6.0 * self.n * self.N * self.d
+
+    @property
+    def least_bytes(self) -> float:
+        """Of memory: the cloud read twice, its velocity written."""
+        return 3.0 * self.N * (1 + self.d) * np.dtype(self.dtype).itemsize
+
 
 def contenders(case: Case, peers: Iterable[str]) -> list[Contender]:
     """Ours first, then what it is compared with."""
     kind = KINDS[case.kind]
     result = [Contender("ours", "ours", kind.operation, kind.threads)]
     result += [kind.beside] if kind.beside else []
-    return result + [Contender(peer, peer, kind.operation) for peer in kind.peers if peer in peers]
+    chosen = [peer for peer in kind.peers if peer in peers and peer not in case.without]
+    return result + [Contender(peer, peer, kind.operation) for peer in chosen]
 
 
 def cores() -> int:
@@ -135,14 +156,20 @@ def cores() -> int:
 def data(case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Particles (N, 1 + d), inputs (n, d), targets (n,): float64, the same in every process. w . x is about N(0, 1).
 
-    Where x itself is N(0, I), in the population's risk, w is about N(0, I/d).
+    Where x itself is N(0, I), in the population's risk, w is about N(0, I/d). Beyond a million the particles are the
+    first ones again, so that what is expected can be had.
     """
     random = np.random.default_rng([case.n, case.N, case.d])
-    particles = random.standard_normal((case.N, 1 + case.d))
+    particles = random.standard_normal((min(case.N, _DISTINCT), 1 + case.d))
+    if case.N > _DISTINCT:
+        particles = np.resize(particles, (case.N, 1 + case.d))
     if case.kind == "population":
         particles[:, 1:] /= np.sqrt(case.d)
     inputs = random.standard_normal((case.n, case.d)) / np.sqrt(case.d)
     return particles, inputs, random.standard_normal(case.n)
+
+
+_DISTINCT = 10**6
 
 
 def probed(size: int, most: int = 16) -> np.ndarray:
@@ -161,12 +188,17 @@ def expected(case: Case) -> np.ndarray | None:
     operation = KINDS[case.kind].operation
     if operation == "velocity":
         particles, inputs, targets = data(case)
-        block = max(1, 2**21 // case.n)
-        f = np.zeros(case.n)
-        for start in range(0, case.N, block):
-            rows = particles[start : start + block]
-            f += rows[:, 0] @ formula(rows[:, 1:] @ inputs.T)[0]
-        pull = (targets - f / case.N) / case.n
+        block, different = max(1, 2**18 // case.n), min(case.N, _DISTINCT)
+        if case.N % different:
+            raise ValueError(f"{case.N} particles, more than {_DISTINCT} and not a multiple of them")
+
+        def output(start):
+            rows = particles[start : min(start + block, different)]
+            return rows[:, 0] @ formula(rows[:, 1:] @ inputs.T)[0]
+
+        with ThreadPoolExecutor(cores()) as pool:
+            f = sum(pool.map(output, range(0, different, block)), np.zeros(case.n))
+        pull = (targets - f / different) / case.n
         rows = particles[probed(case.N)]
         values, slopes = formula(rows[:, 1:] @ inputs.T)
         return np.column_stack((values @ pull, rows[:, :1] * ((slopes * pull) @ inputs)))
@@ -236,4 +268,27 @@ def _table() -> list[Case]:
     return cases
 
 
+def _device_table() -> list[Case]:
+    shapes = ((1000, 10**4, 20), (1000, 10**6, 20), (1000, 10**6, 2), (4096, 10**6, 20), (1000, 10**5, 784))
+    cases = [
+        Case("velocity", n, N, d, dtype, activation, quick=(N, d, activation) == (10**4, 20, "tanh"))
+        for n, N, d in shapes
+        for activation in ("relu", "tanh", "erf")
+        for dtype in ("float32", "float64")
+    ]
+    cases += [
+        Case("velocity", 256, 10**8, 10, dtype, activation, memory=True)
+        for activation in ("relu", "tanh")
+        for dtype in ("float32", "float64")
+    ]
+    # torch.compile takes its time for every case anew.
+    cases = [case if case.activation == "tanh" else replace(case, without=("torch-compile",)) for case in cases]
+    cases += [Case("jvp", 1000, 10**6, 20, dtype, "tanh", quick=dtype == "float32") for dtype in ("float32", "float64")]
+    cases += [Case("tangent_kernel", 2000, 10**5, 20, "float64", "tanh")]
+    cases += [Case("population", 10_000, 10_000, 20, "float32", activation) for activation in ("erf", "relu")]
+    cases += [Case("simulate_step", 200, N, 10, "float32", "tanh", quick=True) for N in (100, 10**4)]
+    return cases
+
+
 CASES = _table()
+DEVICE_CASES = _device_table()

@@ -4,6 +4,8 @@ An operation maps (case, engine) to (call, probe): `call` is timed, and `probe` 
 `cases.expected` has; None where nothing is compared.
 """
 
+import gc
+import importlib
 import sys
 from dataclasses import replace
 from functools import partial
@@ -48,7 +50,7 @@ def tangent_kernel(case: Case, engine: str):
     particles, inputs, _ = data(case)
     rows = probed(case.n)
     network = Network(case.activation)
-    return lambda: tangent.kernel(network, particles, inputs), lambda result: result[np.ix_(rows, rows)]
+    return lambda: tangent.kernel(network, particles, inputs, engine=engine), lambda result: result[np.ix_(rows, rows)]
 
 
 def population(case: Case, engine: str):
@@ -122,6 +124,29 @@ OPERATIONS = {
 UNITS = {"simulate_step": STEPS}  # operations in one call, where it is not one
 
 
+def device_rates():
+    """What measures the device: its clock, its copies and its arithmetic (`engines.cuda_rates`)."""
+    rates = importlib.import_module("meanfield.engines.cuda_rates")
+    return {"timed": rates.timed, "copy": rates.copy, "fma": rates.fma}
+
+
+def memory(case: Case, engine: str) -> dict[str, float]:
+    """`peak_growth` on the host; on a device all that a field, a state and a velocity take of it, over the state."""
+    if engine != "cuda":
+        return {"peak_rss_over_state": peak_growth(case, engine)}
+    chosen = engines.find(engine)
+    field, state = _start(replace(case, N=max(1, case.N // 20)), engine)
+    field.velocity(state)  # compiles
+    del field, state
+    gc.collect()
+    before = chosen.free_memory() or 0.0
+    field, state = _start(case, engine)
+    moved = field.velocity(state)
+    field.velocity(state, moved)
+    taken = before - (chosen.free_memory() or 0.0)
+    return {"device_memory_over_state": taken / (case.N * (1 + case.d) * np.dtype(case.dtype).itemsize)}
+
+
 def peak_growth(case: Case, engine: str) -> float:
     """By how much two velocity evaluations raise the peak of the resident memory, over the bytes of the state.
 
@@ -129,7 +154,7 @@ def peak_growth(case: Case, engine: str) -> float:
     code; the velocity that is returned counts 1. Call it in a process that has held nothing larger, or the peak may be
     an old one.
     """
-    field, state = _start(replace(case, N=case.N // 20), engine)
+    field, state = _start(replace(case, N=max(1, case.N // 20)), engine)
     field.velocity(state)
     del field, state
     field, state = _start(case, engine)

@@ -3,12 +3,14 @@
     f_k = (1/N) sum_i a_i phi(z_ik),  u = y - f,  z_ik = w_i . x_k
     da_i/dt = (1/n) sum_k u_k phi(z_ik),   dw_i/dt = (a_i/n) sum_k u_k phi'(z_ik) x_k
 
-PyTorch and JAX are imported here and nowhere else, when their contender starts. A contender is a function that imports
-what it needs and returns its operations; an operation maps a case to (call, probe) as in `ours`. `matmul` (dtype, size)
-and `copy` (bytes) give calls for the peaks.
+PyTorch, JAX and, for its own, CuPy are imported here and nowhere else, when their contender starts. A contender is a
+function (device) -> operations that imports what it needs, device "cpu" or "cuda"; an operation maps a case to
+(call, probe) as in `ours`. `matmul` (dtype, size) and `copy` (bytes) give calls for the peaks. `timed`, where there is
+one, calls a function and says how long its work took on the device: (seconds, result).
 """
 
 import importlib
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -27,22 +29,12 @@ class TooLarge(MemoryError):
     """A case whose arrays would not fit this machine's free memory."""
 
 
-def numpy() -> dict[str, Any]:
+def numpy(device: str = "cpu") -> dict[str, Any]:
     """Whole arrays, as one writes them first."""
 
     def velocity(case: Case):
         _needs(case, 3)
-        a, w, x, y = _arrays(case)
-        both = _NUMPY[case.activation]
-
-        def whole():
-            values, slopes = both(w @ x.T)
-            pull = (y - (a @ values) / case.N) / case.n
-            in_a = values @ pull
-            slopes *= pull
-            return in_a, a[:, None] * (slopes @ x)
-
-        return whole, lambda result: _probe(result, probed(case.N))
+        return _whole(case, _numpy_both(np, erf, case.activation), *_arrays(case)), _probe_of(case)
 
     def tangent_kernel(case: Case):
         a, w, x, _ = _arrays(case)
@@ -50,7 +42,7 @@ def numpy() -> dict[str, Any]:
         rows = probed(case.n)
 
         def whole():
-            values, slopes = _NUMPY[case.activation](w @ x.T)
+            values, slopes = _numpy_both(np, erf, case.activation)(w @ x.T)
             slopes *= a[:, None]
             return (values.T @ values + (slopes.T @ slopes) * (x @ x.T)) / case.N
 
@@ -71,12 +63,50 @@ def numpy() -> dict[str, Any]:
     return {"velocity": velocity, "tangent_kernel": tangent_kernel, "matmul": matmul, "copy": copy}
 
 
-def numpy_tiled() -> dict[str, Any]:
+def _whole(case, both, a, w, x, y):
+    """The formula on whole arrays, NumPy's or CuPy's."""
+
+    def call():
+        values, slopes = both(w @ x.T)
+        pull = (y - (a @ values) / case.N) / case.n
+        in_a = values @ pull
+        slopes *= pull
+        return in_a, a[:, None] * (slopes @ x)
+
+    return call
+
+
+def cupy(device: str = "cuda") -> dict[str, Any]:
+    """As `numpy`, on the device."""
+    cp: Any = importlib.import_module("cupy")
+    special: Any = importlib.import_module("cupyx.scipy.special")
+
+    def velocity(case: Case):
+        both, arrays = _numpy_both(cp, special.erf, case.activation), map(cp.asarray, _arrays(case))
+        return _whole(case, both, *arrays), _probe_of(case, cp.asnumpy)
+
+    def matmul(dtype, size):
+        left = cp.ones((size, size), dtype)
+        out = cp.empty_like(left)
+        return lambda: cp.matmul(left, left, out=out)
+
+    def timed(call):
+        start, end = cp.cuda.Event(), cp.cuda.Event()
+        start.record()
+        result = call()
+        end.record()
+        end.synchronize()
+        return 1e-3 * cp.cuda.get_elapsed_time(start, end), result
+
+    return {"velocity": velocity, "matmul": matmul, "timed": timed}
+
+
+def numpy_tiled(device: str = "cpu") -> dict[str, Any]:
     """Tiles of particles that stay in cache, on a thread a core; phi is computed again for the velocity."""
 
     def velocity(case: Case):
         a, w, x, y = _arrays(case)
-        both = _NUMPY[case.activation]
+        both = _numpy_both(np, erf, case.activation)
         controller, pool = ThreadpoolController(), ThreadPoolExecutor(cores())
         size = max(8, _TILE_BYTES // (case.n * x.itemsize))
         tiles = [slice(start, start + size) for start in range(0, case.N, size)]
@@ -99,7 +129,7 @@ def numpy_tiled() -> dict[str, Any]:
                 list(pool.map(move, tiles))
             return in_a, in_w
 
-        return tiled, lambda result: _probe(result, probed(case.N))
+        return tiled, _probe_of(case)
 
     def population(case: Case):
         a, w = _population_arrays(case)
@@ -118,7 +148,7 @@ def numpy_tiled() -> dict[str, Any]:
                 list(pool.map(move, tiles))
             return in_a, in_w
 
-        return tiled, lambda result: _probe(result, probed(case.N))
+        return tiled, _probe_of(case)
 
     return {"velocity": velocity, "population": population}
 
@@ -145,42 +175,39 @@ def _population_arrays(case):
     return a, w
 
 
-def _numpy_relu(z):
-    slopes = (z > 0).astype(z.dtype)
-    return np.maximum(z, 0, out=z), slopes
+def _numpy_both(xp, erf, activation):
+    """(phi, phi') of z, which may be overwritten; `xp` is numpy or cupy."""
+
+    def relu(z):
+        slopes = (z > 0).astype(z.dtype)
+        return xp.maximum(z, 0, out=z), slopes
+
+    def tanh(z):
+        values = xp.tanh(z, out=z)
+        slopes = values * values
+        return values, xp.subtract(1, slopes, out=slopes)
+
+    def by_erf(z):
+        slopes = z * z
+        xp.exp(xp.negative(slopes, out=slopes), out=slopes)
+        slopes *= _TWO_OVER_SQRT_PI
+        return erf(z, out=z), slopes
+
+    def softplus(z):
+        small = xp.abs(z)
+        xp.exp(xp.negative(small, out=small), out=small)
+        slopes = xp.where(z > 0, 1, small) / (1 + small)
+        return xp.maximum(z, 0, out=z) + xp.log1p(small, out=small), slopes
+
+    return {"relu": relu, "tanh": tanh, "erf": by_erf, "softplus": softplus}[activation]
 
 
-def _numpy_tanh(z):
-    values = np.tanh(z, out=z)
-    slopes = values * values
-    return values, np.subtract(1, slopes, out=slopes)
-
-
-def _numpy_erf(z):
-    slopes = z * z
-    np.exp(np.negative(slopes, out=slopes), out=slopes)
-    slopes *= _TWO_OVER_SQRT_PI
-    return erf(z, out=z), slopes
-
-
-def _numpy_softplus(z):
-    small = np.abs(z)
-    np.exp(np.negative(small, out=small), out=small)
-    slopes = np.where(z > 0, 1, small) / (1 + small)
-    return np.maximum(z, 0, out=z) + np.log1p(small, out=small), slopes
-
-
-# (phi, phi') of z, which may be overwritten.
-_NUMPY = {"relu": _numpy_relu, "tanh": _numpy_tanh, "erf": _numpy_erf, "softplus": _numpy_softplus}
-
-
-def torch_autograd() -> dict[str, Any]:
+def torch_autograd(device: str = "cpu") -> dict[str, Any]:
     """The velocity as N times minus the gradient of (1/2n) sum_k u_k^2, by autograd."""
     torch: Any = importlib.import_module("torch")
 
     def velocity(case: Case):
-        _needs(case, 6)
-        a, w, x, y = map(torch.from_numpy, _arrays(case))
+        a, w, x, y = _tensors(torch, device, case, 6)
         a.requires_grad_()
         w.requires_grad_()
         phi = _torch_value(torch, case.activation)
@@ -189,18 +216,17 @@ def torch_autograd() -> dict[str, Any]:
             residual = y - phi(x @ w.T) @ a / case.N
             return torch.autograd.grad((-case.N / (2 * case.n)) * (residual @ residual), (a, w))
 
-        return call, lambda result: _probe(result, probed(case.N))
+        return call, _probe_of(case, _from_torch)
 
-    return {"velocity": velocity, "matmul": _torch_matmul(torch)}
+    return {"velocity": velocity, **_torch_rates(torch, device)}
 
 
-def torch_hand(compiled: bool = False) -> dict[str, Any]:
+def torch_hand(device: str = "cpu", compiled: bool = False) -> dict[str, Any]:
     """The formula by hand, in place where it can be; `compiled`: through torch.compile with its defaults."""
     torch: Any = importlib.import_module("torch")
 
     def velocity(case: Case):
-        _needs(case, 4)
-        a, w, x, y = map(torch.from_numpy, _arrays(case))
+        a, w, x, y = _tensors(torch, device, case, 4)
         both = _torch_both(torch, case.activation)
         n, N = case.n, case.N
 
@@ -217,11 +243,10 @@ def torch_hand(compiled: bool = False) -> dict[str, Any]:
             with torch.inference_mode(not compiled), torch.no_grad():
                 return by_hand(a, w, x, y)
 
-        return call, lambda result: _probe(result, probed(case.N))
+        return call, _probe_of(case, _from_torch)
 
     def population(case: Case):
-        _needs(case, 6)
-        a, w = map(torch.from_numpy, _population_arrays(case))
+        a, w, _, _ = _tensors(torch, device, case, 6)
 
         def by_hand(a, w):
             p = (w * w).sum(1)
@@ -235,14 +260,24 @@ def torch_hand(compiled: bool = False) -> dict[str, Any]:
             with torch.inference_mode(not compiled), torch.no_grad():
                 return by_hand(a, w)
 
-        return call, lambda result: _probe(result, probed(case.N))
+        return call, _probe_of(case, _from_torch)
 
-    return {"velocity": velocity, "population": population, "matmul": _torch_matmul(torch)}
+    return {"velocity": velocity, "population": population, **_torch_rates(torch, device)}
 
 
-def torch_compile() -> dict[str, Any]:
+def torch_compile(device: str = "cpu") -> dict[str, Any]:
     """`torch_hand` through torch.compile."""
-    return torch_hand(compiled=True)
+    return torch_hand(device, compiled=True)
+
+
+def _tensors(torch, device, case, arrays):
+    if device == "cpu":
+        _needs(case, arrays)
+    return [torch.from_numpy(each).to(device) for each in _arrays(case)]
+
+
+def _from_torch(tensor):
+    return tensor.cpu().numpy()
 
 
 def _torch_value(torch, activation):
@@ -273,20 +308,34 @@ def _torch_both(torch, activation):
     return {"relu": relu, "tanh": tanh, "erf": erf, "softplus": softplus}[activation]
 
 
-def _torch_matmul(torch):
+def _torch_rates(torch, device):
     def matmul(dtype, size):
-        left = torch.ones((size, size), dtype=getattr(torch, dtype))
+        left = torch.ones((size, size), dtype=getattr(torch, dtype), device=device)
         out = torch.empty_like(left)
         return lambda: torch.mm(left, left, out=out)
 
-    return matmul
+    def timed(call):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        result = call()
+        end.record()
+        end.synchronize()
+        return 1e-3 * start.elapsed_time(end), result
+
+    if device == "cpu":
+        return {"matmul": matmul}
+    torch.backends.cuda.matmul.allow_tf32 = False  # 32 bits, as the engine computes
+    return {"matmul": matmul, "timed": timed}
 
 
-def jax() -> dict[str, Any]:
-    """jit of value_and_grad, on the CPU whatever else there is; 64 bits where the case has them."""
+def jax(device: str = "cpu") -> dict[str, Any]:
+    """jit of value_and_grad, on the CPU whatever else there is unless asked; 64 bits where the case has them."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # there are others on the device
     jax: Any = importlib.import_module("jax")
     jnp: Any = importlib.import_module("jax.numpy")
-    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_platforms", device)
+    if device != "cpu":
+        jax.config.update("jax_default_matmul_precision", "highest")  # 32 bits, as the engine computes
     activations = {"relu": jax.nn.relu, "tanh": jnp.tanh, "erf": jax.lax.erf, "softplus": jax.nn.softplus}
 
     def arrays(case):
@@ -294,7 +343,8 @@ def jax() -> dict[str, Any]:
         return [jnp.asarray(each) for each in _arrays(case)]
 
     def velocity(case: Case):
-        _needs(case, 5)
+        if device == "cpu":
+            _needs(case, 5)
         a, w, x, y = arrays(case)
         phi = activations[case.activation]
 
@@ -303,10 +353,8 @@ def jax() -> dict[str, Any]:
             return (-case.N / (2 * case.n)) * (residual @ residual)
 
         gradient = jax.jit(jax.value_and_grad(loss, (0, 1)))
-        return (
-            lambda: jax.block_until_ready(gradient(a, w, x, y)),
-            lambda result: _probe(result[1], probed(case.N)),
-        )
+        probe = _probe_of(case)
+        return lambda: jax.block_until_ready(gradient(a, w, x, y)), lambda result: probe(result[1])
 
     def tangent_kernel(case: Case):
         _needs(case, 5)
@@ -336,7 +384,7 @@ def jax() -> dict[str, Any]:
             p = (w * w).sum(1)
             return _pairs(jnp, jnp.arcsin, case, a, w, p[:, None], a, w, p)
 
-        return lambda: jax.block_until_ready(by_hand(a, w)), lambda result: _probe(result, probed(case.N))
+        return lambda: jax.block_until_ready(by_hand(a, w)), _probe_of(case)
 
     def matmul(dtype, size):
         jax.config.update("jax_enable_x64", dtype == "float64")
@@ -354,9 +402,10 @@ def _arrays(case):
     return [np.array(part, dtype=case.dtype, order="C") for part in parts]
 
 
-def _probe(result, rows):
-    in_a, in_w = (np.asarray(each) for each in result)
-    return np.column_stack((in_a[rows], in_w[rows]))
+def _probe_of(case, to_host=np.asarray):
+    """What takes the rows that are compared from a result (in_a, in_w)."""
+    rows = probed(case.N)
+    return lambda result: np.column_stack([to_host(each[rows]) for each in result])
 
 
 def _needs(case, arrays):
@@ -378,4 +427,5 @@ CONTENDERS = {
     "torch-hand": torch_hand,
     "torch-compile": torch_compile,
     "jax": jax,
+    "cupy": cupy,
 }

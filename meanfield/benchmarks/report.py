@@ -55,7 +55,8 @@ def _facts(report) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     blas = ", ".join(f"{each['internal_api']} {each['version']} ({each['architecture']})" for each in machine["blas"])
     lines = [
-        f"{machine['processor']}, {machine['cores']} cores; {machine['date'][:10]}; engine {report['engine']}",
+        f"{machine.get('device') or machine['processor']}, {machine['cores']} cores; {machine['date'][:10]}; "
+        f"engine {report['engine']}",
         versions + (f"; BLAS of NumPy: {blas}" if blas else ""),
     ]
     for dtype in ("float32", "float64"):
@@ -63,6 +64,8 @@ def _facts(report) -> list[str]:
         if found and found["who"]:
             each = ", ".join(f"{who} {rate:.0f}" for who, rate in found["each"].items())
             lines.append(f"matrix product, {dtype}: peak {found['gflops']:.0f} GFLOP/s by {found['who']} ({each})")
+        if found and found.get("fma_gflops"):
+            lines.append(f"multiplications with additions, {dtype}: {found['fma_gflops']:.0f} GFLOP/s")
     above = [row["name"] for row in report["cases"] if (row["percent_of_peak"] or 0.0) > 100.0]
     if above:
         lines.append(f"above the peak as measured: {', '.join(dict.fromkeys(above))}")
@@ -82,8 +85,19 @@ def _table(report, kind) -> tuple[list[str], list[list[str]]]:
             cells[-1].append(row["environment"])
     head += ["environment"] if several else []
     columns = _COLUMNS.get(kind, _COLUMNS["velocity"])
+    if any(row.get("floor_ms") for row in rows):
+        columns = (
+            *columns,
+            ("floor, ms", lambda row: _milliseconds(row.get("floor_ms"))),
+            ("% of FMA rate", lambda row: _number(row.get("percent_of_fma"))),
+        )
     if kind == "velocity" and any(row.get("peak_rss_over_state") is not None for row in rows):
         columns = (*columns, ("memory / state", lambda row: _number(row.get("peak_rss_over_state"), "{:.2f}")))
+    if any(row.get("device_memory_over_state") is not None for row in rows):
+        columns = (
+            *columns,
+            ("device memory / state", lambda row: _number(row.get("device_memory_over_state"), "{:.2f}")),
+        )
     for row, line in zip(rows, cells, strict=True):
         line += [show(row) for _, show in columns]
     return head + [name for name, _ in columns], cells

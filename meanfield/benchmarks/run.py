@@ -20,13 +20,31 @@ from threadpoolctl import threadpool_info
 from tqdm.auto import tqdm
 
 from .. import _checks, _machine, engines
-from ..errors import InputError
 from . import timing
-from .cases import CASES, ENVIRONMENTS, FAMILIES, KINDS, TOLERANCES, Case, contenders, cores, disagreement, expected
+from .cases import (
+    CASES,
+    DEVICE_CASES,
+    DEVICE_FAMILIES,
+    ENVIRONMENTS,
+    FAMILIES,
+    KINDS,
+    TOLERANCES,
+    Case,
+    contenders,
+    cores,
+    disagreement,
+    expected,
+)  # fmt: skip
 from .processes import Worker, WorkerLost, environment, has_hugetlb
 
 SCHEMA = "meanfield.bench/2"
-PEAKS = {"numpy": "numpy", "torch": "torch-hand", "jax": "jax"}  # who multiplies matrices, and in which worker
+PEAKS = {
+    "numpy": "numpy",
+    "torch": "torch-hand",
+    "jax": "jax",
+    "cupy": "cupy",
+}  # who multiplies matrices, in which worker
+PACKAGES = {"cupy": "cupy-cuda13x"}  # whose name is not that of the module
 
 
 @dataclass(frozen=True)
@@ -51,6 +69,9 @@ class Effort:
 
 FULL = Effort()
 QUICK = Effort(rounds=(5, 9), seconds=1.5, matmul=1024, copy=2**27, processes=1)
+# A device takes a thousandth of the time; each minute of one that is lent is dear.
+DEVICE_FULL = Effort(rounds=(7, 15), seconds=0.7, rest=0.0, matmul=8192, copy=2**31)
+DEVICE_QUICK = Effort(rounds=(5, 7), seconds=0.3, rest=0.0, matmul=4096, copy=2**30)
 
 
 @dataclass
@@ -93,14 +114,15 @@ class Pool:
             self.discard(key)
 
 
-def check_peers(peers: str | Iterable[str] | None) -> list[str]:
-    """Families of peers, of a list or of text with commas; all of them by default, NumPy always."""
+def check_peers(peers: str | Iterable[str] | None, engine: str = "cpu") -> list[str]:
+    """Families of peers, of a list or of text with commas; by default all there are for the engine, NumPy always."""
+    families = DEVICE_FAMILIES if engine == "cuda" else FAMILIES
     if peers is None:
-        return list(FAMILIES)
+        return list(families)
     names = [each.strip() for each in peers.split(",") if each.strip()] if isinstance(peers, str) else list(peers)
     for name in names:
-        _checks.find(FAMILIES, name, "peer")
-    return [name for name in FAMILIES if name in names or name == "numpy"]
+        _checks.find(families, name, "peer")
+    return [name for name in families if name in names or name == "numpy"]
 
 
 def run(
@@ -117,10 +139,10 @@ def run(
     Parameters
     ----------
     engine : name of an engine
-    peers : of "numpy", "torch", "jax": a list, or text with commas
+    peers : of "numpy", "torch", "jax", for engine "cuda" of "torch", "jax", "cupy": a list, or text with commas
         Default all; those that are not installed are skipped by name.
-    cases : default `cases.CASES`, of which `quick` takes some
-    effort : default `FULL`, or `QUICK`
+    cases : default `cases.CASES`, for engine "cuda" `cases.DEVICE_CASES`, of which `quick` takes some
+    effort : default `FULL`, or `QUICK`; for engine "cuda" `DEVICE_FULL`, or `DEVICE_QUICK`
 
     Returns
     -------
@@ -129,24 +151,23 @@ def run(
     Raises
     ------
     InputError
-        If there is no such engine or peer, or the engine has no benchmark.
+        If there is no such engine or peer.
     """
-    if engine == "cuda":
-        raise InputError("engine 'cuda' has no benchmark yet; needed: cpu or reference.")
     engine = engines.find(engine).NAME
-    families = check_peers(peers)
+    families, on_device = check_peers(peers, engine), engine == "cuda"
     absent = {family: _absence(family) for family in families if util.find_spec(family) is None}
-    present = [peer for family in families if family not in absent for peer in FAMILIES[family]]
+    members = DEVICE_FAMILIES if on_device else FAMILIES
+    present = [peer for family in families if family not in absent for peer in members[family]]
     if cases is None:
-        cases = [case for case in CASES if case.quick or not quick]
-    effort = effort or (QUICK if quick else FULL)
-    names = [name for name in ENVIRONMENTS if name == "default" or (has_hugetlb() and not quick)]
+        cases = [case for case in (DEVICE_CASES if on_device else CASES) if case.quick or not quick]
+    effort = effort or ((DEVICE_QUICK if quick else DEVICE_FULL) if on_device else QUICK if quick else FULL)
+    names = [name for name in ENVIRONMENTS if name == "default" or (has_hugetlb() and not (quick or on_device))]
     began = time.perf_counter()
     report: dict[str, Any] = {
         "schema": SCHEMA,
         "engine": engine,
         "quick": quick,
-        "machine": _describe(families),
+        "machine": _describe(families, on_device),
         "peers": present,
         "absent": absent,
         "environments": names,
@@ -173,25 +194,36 @@ def run(
         ours = row["ms"].get("ours")
         if row["kind"] == "velocity" and peak and ours:
             row["percent_of_peak"] = 100.0 * row["flops"] / (1e6 * ours) / peak
+        if row["kind"] == "velocity" and on_device and ours:
+            _hold_against_floor(row, report["peak"])
     report["machine"]["seconds"] = time.perf_counter() - began
     return report
+
+
+def _hold_against_floor(row: dict[str, Any], peak: dict[str, Any]) -> None:
+    """The least time that the arithmetic and the bytes of a case take at the rates measured, and ours against them."""
+    fma, copied = peak[row["dtype"]].get("fma_gflops"), peak["copy_gb_per_s"]
+    if fma:
+        row["percent_of_fma"] = 100.0 * row["fused_flops"] / (1e6 * row["ms"]["ours"]) / fma
+        row["floor_ms"] = max(row["fused_flops"] / fma, row["least_bytes"] / copied if copied else 0.0) / 1e6
 
 
 def _case(pool: Pool, case: Case, peers: Sequence[str], right: dict[tuple, Any]) -> dict[str, Any]:
     kind = KINDS[case.kind]
     row: dict[str, Any] = {
         "name": case.name, "kind": case.kind, "n": case.n, "N": case.N, "d": case.d, "dtype": case.dtype,
-        "activation": case.activation, "environment": pool.environment, "flops": case.flops, "ms": {}, "rounds": {},
-        "first_call_ms": {}, "best_peer": None, "ratio_to_best_peer": None, "ratio_ci95": None,
+        "activation": case.activation, "environment": pool.environment, "flops": case.flops,
+        "fused_flops": case.fused_flops, "least_bytes": case.least_bytes, "ms": {}, "rounds": {}, "first_call_ms": {},
+        "best_peer": None, "ratio_to_best_peer": None, "ratio_ci95": None,
         "percent_of_peak": None, "skipped": {},
     }  # fmt: skip
     if case.kind == "first_call":
         return row | _first_call(pool, case)
     if case.memory:
-        question = {"do": "peak_growth", "case": asdict(case)}
+        question = {"do": "memory", "case": asdict(case)}
         key = ("ours", None, "memory")
         answer = pool.ask(key, question, pool.effort.prepare_timeout)
-        row["peak_rss_over_state"] = answer.get("peak_rss_over_state")
+        row |= {name: answer[name] for name in ("peak_rss_over_state", "device_memory_over_state") if name in answer}
         pool.discard(key)  # its next peak would be hidden by this one
     sought = (kind.operation, case.n, case.N, case.d, case.activation)
     if sought not in right:
@@ -334,21 +366,25 @@ def _peaks(pool: Pool, families, absent, peak: dict[str, Any]) -> None:
         if found["each"]:
             found["who"] = max(found["each"], key=found["each"].__getitem__)
             found["gflops"] = found["each"][found["who"]]
-    answer = pool.ask(("numpy", None, "numpy"), {"do": "copy", "size": pool.effort.copy, "calls": 5}, 120.0)
+        if pool.engine == "cuda":
+            answer = pool.ask(("ours", None, "ours"), {"do": "fma", "dtype": dtype, "calls": 5}, pool.effort.timeout)
+            found["fma_gflops"] = max(answer.get("gflops", 0.0), found.get("fma_gflops", 0.0))
+    copier = "ours" if pool.engine == "cuda" else "numpy"
+    answer = pool.ask((copier, None, copier), {"do": "copy", "size": pool.effort.copy, "calls": 5}, 120.0)
     rates = [rate for rate in (peak["copy_gb_per_s"], answer.get("gb_per_s")) if rate is not None]
     peak["copy_gb_per_s"] = max(rates, default=None)
 
 
 def _absence(family):
-    return f"not installed; pip install {family}, or 'meanfield[bench]' for every peer"
+    return f"not installed; pip install {PACKAGES.get(family, family)}, or 'meanfield[bench]' for every peer"
 
 
-def _describe(families) -> dict[str, Any]:
+def _describe(families: list[str], on_device: bool) -> dict[str, Any]:
     """The machine: what shaped the numbers."""
     versions = _machine.versions()
     for family in families:
         try:
-            versions[family] = metadata.version(family)
+            versions[family] = metadata.version(PACKAGES.get(family, family))
         except metadata.PackageNotFoundError:
             continue
     blas = [
@@ -359,6 +395,7 @@ def _describe(families) -> dict[str, Any]:
     return {
         "processor": _machine.processor(),
         "cores": cores(),
+        "device": engines.doctor()["cuda"] if on_device else None,
         "versions": versions,
         "blas": blas,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

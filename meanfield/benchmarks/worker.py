@@ -1,7 +1,7 @@
 """A contender in a process of its own: `python -m meanfield.benchmarks.worker NAME [ENGINE]`.
 
 It reads one JSON object a line and answers each with one: {"do": "prepare", "case": ..., "operation": ...},
-{"do": "time", "calls": k, ...}, {"do": "release"}, {"do": "matmul" | "copy" | "peak_growth", ...}. What cannot
+{"do": "time", "calls": k, ...}, {"do": "release"}, {"do": "matmul" | "copy" | "fma" | "memory", ...}. What cannot
 be done is answered {"skip": reason}. It ends with its standard input: whoever started it may vanish at any moment.
 """
 
@@ -34,12 +34,12 @@ def main(name: str, engine: str = "cpu") -> None:
         answers.flush()
 
     try:
-        contender = _contender(name)
+        contender = _contender(name, engine)
     except Exception as problem:
         answer({"skip": _reason(problem)})
         return
     answer({"ready": name})
-    work = _Work(contender, engine)
+    work = _Work(contender, engine, name == "ours")
     while True:
         question = json.loads(questions.get())
         try:
@@ -49,28 +49,29 @@ def main(name: str, engine: str = "cpu") -> None:
             answer({"skip": _reason(problem)})
 
 
-def _contender(name):
+def _contender(name, engine):
     """Its operations. A peer meets the user's environment, without what the engine put there for itself."""
     if name == "ours":
-        return None
+        return ours.device_rates() if engine == "cuda" else {}
     policy = original_environment().get(_POLICY)
     os.environ.pop(_POLICY, None)
     if policy is not None:
         os.environ[_POLICY] = policy
-    return peers.CONTENDERS[name]()
+    return peers.CONTENDERS[name]("cuda" if engine == "cuda" else "cpu")
 
 
 class _Work:
     """What is prepared at the moment, and the answers."""
 
-    def __init__(self, contender, engine):
-        self.contender, self.engine = contender, engine
+    def __init__(self, contender, engine, is_ours):
+        self.contender, self.engine, self.is_ours = contender, engine, is_ours
+        self.timed = contender.get("timed", _timed)
         self.call: Any = None
         self.units = 1
 
     def do_prepare(self, case, operation):
         case = Case(**case)
-        if self.contender is None:
+        if self.is_ours:
             self.call, probe = ours.OPERATIONS[operation](case, self.engine)
             self.units = ours.UNITS.get(operation, 1)
         elif operation in self.contender:
@@ -82,13 +83,13 @@ class _Work:
         first = time.perf_counter() - began
         probed = None if probe is None else probe(result).tolist()
         del result
-        again = min(_seconds(self.call, 2, limit=0.5))
+        again = min(self._seconds(self.call, 2, limit=0.5))
         return {"seconds": again / self.units, "first_call_ms": 1e3 * first / self.units, "probe": probed}
 
     def do_time(self, calls, warm=0, limit=float("inf")):
         """Seconds of each of so many calls, or of fewer where they take longer than `limit` together."""
-        _seconds(self.call, warm)
-        return {"seconds": [seconds / self.units for seconds in _seconds(self.call, calls, limit)]}
+        self._seconds(self.call, warm)
+        return {"seconds": [seconds / self.units for seconds in self._seconds(self.call, calls, limit)]}
 
     def do_release(self):
         self.call = None
@@ -99,27 +100,38 @@ class _Work:
         """Largest GFLOP/s of a product of two square matrices."""
         call = self.contender["matmul"](dtype, size)
         call()
-        return {"gflops": 2e-9 * size**3 / min(_seconds(call, calls))}
+        return {"gflops": 2e-9 * size**3 / min(self._seconds(call, calls))}
+
+    def do_fma(self, dtype, calls):
+        """Largest GFLOP/s of multiplications with additions alone, two each."""
+        call, flops = self.contender["fma"](dtype)
+        call()
+        return {"gflops": 1e-9 * flops / min(self._seconds(call, calls))}
 
     def do_copy(self, size, calls):
         """Largest GB/s of a copy, read and written bytes together."""
         call = self.contender["copy"](size)
         call()
-        return {"gb_per_s": 2e-9 * size / min(_seconds(call, calls))}
+        return {"gb_per_s": 2e-9 * size / min(self._seconds(call, calls))}
 
-    def do_peak_growth(self, case):
-        return {"peak_rss_over_state": ours.peak_growth(Case(**case), self.engine)}
+    def do_memory(self, case):
+        return ours.memory(Case(**case), self.engine)
+
+    def _seconds(self, call, times, limit=float("inf")):
+        """Times of so many calls; each result is dropped outside of the time of the next one."""
+        result = []
+        while len(result) < times and sum(result) < limit:
+            seconds, kept = self.timed(call)
+            result.append(seconds)
+            del kept
+        return result
 
 
-def _seconds(call, times, limit=float("inf")):
-    """Wall times of so many calls; each result is dropped outside of the time of the next one."""
-    result = []
-    while len(result) < times and sum(result) < limit:
-        began = time.perf_counter()
-        kept = call()
-        result.append(time.perf_counter() - began)
-        del kept
-    return result
+def _timed(call):
+    """By the clock on the wall, for calls that return when their work is done."""
+    began = time.perf_counter()
+    result = call()
+    return time.perf_counter() - began, result
 
 
 def _read(questions):

@@ -1,9 +1,9 @@
 """Engines: a vocabulary and drivers; nothing of physics. They own loop, layout, memory and device.
 
-An engine is a module (or any object) with the members of `Engine`. Clouds, masses and inputs are opaque outside
-it: packed in the engine's own layout and dtype. What crosses is small: n numbers per evaluation, float64, on the
-host. Linear algebra of the time integrator on clouds (`combine`, `error_norm`) is the engine's too, so that a
-state can stay on its device for a whole run.
+An engine is a module (or any object) with the members of `Engine`. Clouds, masses, inputs and sums over particles
+are opaque outside it: in the engine's own layout and dtype, and where it computes. Linear algebra of the time
+integrator on clouds (`combine`, `error_norm`) is the engine's too, so that a state can stay on its device for a
+whole run; so is the loss of n numbers, that nothing waits for a device within a step.
 """
 
 import importlib
@@ -16,6 +16,7 @@ import numpy as np
 from .. import _checks
 from ..activations import Activation
 from ..errors import DeviceError, InputError
+from ..losses import Loss
 from ..overlaps import Overlap
 from . import cpu, reference
 
@@ -30,8 +31,8 @@ class Engine(Protocol):
         """Cloud from particles (N, 1 + d)."""
         ...
 
-    def unpack(self, cloud: Any, n_particles: int) -> np.ndarray:
-        """Particles (N, 1 + d), float64, from a cloud."""
+    def unpack(self, cloud: Any, n_particles: int, rows: slice = slice(None)) -> np.ndarray:
+        """Particles (N, 1 + d), float64, from a cloud; these rows of them."""
         ...
 
     def pack_masses(self, masses: np.ndarray, dtype: str) -> Any: ...
@@ -50,25 +51,52 @@ class Engine(Protocol):
         """Bytes that are free where clouds are; None: it is the memory of this machine."""
         ...
 
-    def predict(self, activation: Activation, cloud: Any, masses: Any, inputs: Any, features: Any = None) -> np.ndarray:
-        """sum_i m_i a_i phi(z_ik), (n,). Atoms of mass zero cost little where whole blocks lie together.
+    def predict(self, activation: Activation, cloud: Any, masses: Any, inputs: Any, features: Any = None) -> Any:
+        """sum_i m_i a_i phi(z_ik), n sums. Atoms of mass zero cost little where whole blocks lie together.
 
         `features`: room in which phi(z_ik) and a_i phi'(z_ik) are left.
         """
         ...
 
+    def vector(self, sums: Any, factor: float = 1.0, out: Any = None) -> Any:
+        """n numbers for the integrator, float64: factor times the sums of `predict` or `jvp`; in `out` if given."""
+        ...
+
+    def pack_vector(self, values: np.ndarray) -> Any: ...
+
+    def unpack_vector(self, vector: Any) -> np.ndarray:
+        """(n,) float64, on the host."""
+        ...
+
+    @property
+    def VECTORS(self) -> Any:
+        """Linear algebra of vectors: `combine`, `error_norm`, `is_finite`."""
+        ...
+
+    def pack_drive(self, shift: np.ndarray, targets: np.ndarray, shares: np.ndarray, dtype: str) -> Any:
+        """What `pull` needs beside the sums, (n,) each."""
+        ...
+
+    def pull(self, loss: Loss, sums: Any, factor: float, drive: Any) -> Any:
+        """shares_k u_k, u = loss.pull(F, targets) where F = factor sums + shift: weights for `vjp`.
+
+        `sums` may be a vector. It may be written over by the next call with this drive.
+        """
+        ...
+
     def vjp(
-        self, activation: Activation, cloud: Any, inputs: Any, weights: np.ndarray, mobilities, features: Any = None,
+        self, activation: Activation, cloud: Any, inputs: Any, weights: Any, mobilities, features: Any = None,
         out: Any = None,
     ) -> Any:  # fmt: skip
         """sum_k c_k grad_theta [a_i phi(z_ik)] with the mobilities on its (a, w) parts: a cloud of velocities.
 
+        `weights` c: an array (n,) of the host, or what `pull` returns.
         `features` are those that `predict` left for this cloud and these inputs.
         """
         ...
 
-    def jvp(self, activation: Activation, cloud: Any, velocity: Any, masses: Any, inputs: Any) -> np.ndarray:
-        """sum_i m_i <grad_theta [a_i phi(z_ik)], v_i>, (n,)."""
+    def jvp(self, activation: Activation, cloud: Any, velocity: Any, masses: Any, inputs: Any) -> Any:
+        """sum_i m_i <grad_theta [a_i phi(z_ik)], v_i>, n sums."""
         ...
 
     def pairwise(
@@ -78,6 +106,13 @@ class Engine(Protocol):
 
         O(w, w') = E[phi(w . x) phi(w' . x)]: the velocity on the population risk, with c_k the signed masses of the
         particles and of the target's atoms.
+        """
+        ...
+
+    def noise(self, cloud: Any, seed: int, step: int, out: Any = None) -> Any:
+        """Independent N(0, 1) deviates in the shape of a cloud: a function of (seed, step, particle, parameter) alone.
+
+        The same on every engine, to rounding (`engines.noise`). 0 <= seed < 2^64, 0 <= step < 2^32.
         """
         ...
 
@@ -102,7 +137,7 @@ class Engine(Protocol):
         self, step: float, coefficients, stages, before: Any, after: Any, rtol: float, atol: float, n_particles: int
     ) -> tuple[float, int]:
         """Sum over the particles of (step sum_j c_j stage_j / (atol + rtol max(|before|, |after|)))^2, and of how many
-        entries."""
+        entries. Not finite unless `after` is: a step needs no look of its own at that."""
         ...
 
     def is_finite(self, cloud: Any) -> bool: ...
@@ -150,13 +185,20 @@ def set_num_threads(number: int) -> None:
     cpu.set_num_threads(number)
 
 
-def side_by_side(function: Callable, arguments: Iterable[tuple]) -> Iterator[None]:
+def side_by_side(function: Callable, arguments: Iterable[tuple], engine: str | Engine = "cpu") -> Iterator[None]:
     """Call `function` with each tuple of arguments, as many at a time as the CPU engine has threads; yields after each.
 
     For many small computations that do not depend on each other: each runs on one thread of the engine's, where sharing
     out one of them at a time would leave threads waiting. Give the longest first.
+
+    engine : what the function computes with; a device takes one after another
     """
-    return cpu.side_by_side(function, arguments)
+    if find(engine).free_memory() is None:
+        yield from cpu.side_by_side(function, arguments)
+        return
+    for each in arguments:
+        function(*each)
+        yield
 
 
 def doctor() -> dict[str, str]:

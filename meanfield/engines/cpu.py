@@ -29,12 +29,16 @@ from .. import _checks
 from ..activations import linear
 from ..errors import InputError
 from . import cpu_cache, cpu_loops, host
+from . import host as VECTORS
 from .cpu_loops import LANES, STAGES, in_parallel, in_turn
 from .cpu_single import in_own_type, overlap_in_own_type
+from .host import pack_drive, pack_vector, pull, unpack_vector, vector
+from .noise import key as noise_key
 
 __all__ = [
-    "NAME", "combine", "error_norm", "estimate", "estimate_gram", "features", "free_memory", "gram",
-    "is_finite", "jvp", "pack", "pack_inputs", "pack_masses", "pairwise", "predict", "unpack", "vjp",
+    "NAME", "VECTORS", "combine", "error_norm", "estimate", "estimate_gram", "features", "free_memory", "gram",
+    "is_finite", "jvp", "noise", "pack", "pack_drive", "pack_inputs", "pack_masses", "pack_vector", "pairwise",
+    "predict", "pull", "unpack", "unpack_vector", "vector", "vjp",
 ]  # fmt: skip
 
 # Waiting threads sleep rather than spin. OpenMP reads this once, before the first parallel loop. Of two quick jobs side
@@ -64,8 +68,8 @@ def pack(particles, dtype):
     return np.array(particles.T, dtype=dtype, order="C")
 
 
-def unpack(cloud, n_particles):
-    return np.array(cloud.T[:n_particles], dtype=np.float64, order="C")
+def unpack(cloud, n_particles, rows=slice(None)):
+    return np.array(cloud.T[:n_particles][rows], dtype=np.float64, order="C")
 
 
 def pack_masses(masses, dtype):
@@ -239,6 +243,14 @@ def error_norm(step, coefficients, stages, before, after, rtol, atol, n_particle
     return float(partial.sum()), before.size
 
 
+def noise(cloud, seed, step, out=None):
+    out = np.empty_like(cloud) if out is None else out
+    if out.shape != cloud.shape:
+        raise ValueError(f"an array {out.shape} for the noise of a cloud {cloud.shape}")
+    _run("noise", None, cpu_loops.chunks(out.shape[1]), out.size, out, *noise_key(seed, step))
+    return out
+
+
 def _by_sevens(step, coefficients, stages, absent):
     """Coefficients that are not zero, times the step, and their stages, in groups filled up to seven."""
     moves = [(step * c, stage.reshape(-1)) for c, stage in zip(coefficients, stages, strict=False) if c != 0.0]
@@ -391,6 +403,7 @@ def _types(operation, real):
         "combine": (row,) * (3 + STAGES),
         "error_norm": (*(row,) * (3 + STAGES), real, real, line),
         "is_finite": (row, flags),
+        "noise": (cloud, types.intp, types.intp, types.intp),
     }[operation]
 
 

@@ -30,7 +30,6 @@ import llvmlite
 import llvmlite.binding
 import numba
 import numpy as np
-import platformdirs
 from numba.core.bytecode import FunctionIdentity
 from numba.core.compiler import CompileResult
 from numba.core.dispatcher import Dispatcher
@@ -73,7 +72,11 @@ _MOST_FILES = 500  # of 50 to 200 KB; the oldest go first
 def folder() -> Path:
     """Where compiled drivers are kept: `NUMBA_CACHE_DIR`/meanfield if that is set, else the user's cache folder."""
     chosen = os.environ.get("NUMBA_CACHE_DIR")
-    return Path(chosen, "meanfield") if chosen else Path(platformdirs.user_cache_dir("meanfield", appauthor=False))
+    if chosen:
+        return Path(chosen, "meanfield")
+    import platformdirs  # not needed where a folder is named
+
+    return Path(platformdirs.user_cache_dir("meanfield", appauthor=False))
 
 
 def digest(function) -> str | None:

@@ -15,7 +15,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .. import interactions
-from . import cpu_lanes
+from . import cpu_lanes, noise
+from .cpu_single import pair_in_own_type
 from .cpu_vocabulary import EXACT  # which attaches the compiled vocabulary
 
 ROW_BYTES = 1024  # of a tile: whole blocks of vectors, and 32 rows stay in a first-level cache
@@ -317,7 +318,8 @@ def build_combine(dtype):
 
 
 def build_error_norm(dtype):
-    """Sum of squares of sum_j c_j s_j / (atol + rtol max(|before|, |after|)) for each chunk."""
+    """Sum of squares of sum_j c_j s_j / (atol + rtol max(|before|, |after|)) for each chunk; not finite unless `after`
+    is."""
 
     @njit(**_LOOP)
     def add_squares(chunk, before, after, s0, s1, s2, s3, s4, s5, s6, c, rtol, atol, partial):
@@ -329,7 +331,7 @@ def build_error_norm(dtype):
         for i in range(before.size):
             error = c0 * s0[i] + c1 * s1[i] + c2 * s2[i] + c3 * s3[i] + c4 * s4[i] + c5 * s5[i] + c6 * s6[i]
             ratio = np.float64(error / (atol + rtol * max(abs(before[i]), abs(after[i]))))
-            total += ratio * ratio
+            total += ratio * ratio + np.float64(after[i] - after[i])
         partial[chunk] = total
 
     return add_squares
@@ -347,6 +349,36 @@ def build_is_finite(dtype):
         partial[chunk] = good
 
     return look
+
+
+def build_noise(dtype):
+    """Deviates of a chunk of particles: rows of `out`, four at a time."""
+    words, reals = _inline(noise.words), _inline(noise.build_reals(np.dtype(dtype).type))
+    pair, low, half = pair_in_own_type(noise.pair), np.uint64(2**32 - 1), np.uint64(32)
+
+    @njit(**_LOOP)
+    def fill(chunk, out, seed_low, seed_high, step):
+        width, n_particles = out.shape
+        begin, end = chunk * _CHUNK, min((chunk + 1) * _CHUNK, n_particles)
+        k0, k1, c3 = np.uint64(seed_low), np.uint64(seed_high), np.uint64(step)
+        for block in range((width + 3) // 4):
+            for i in range(begin, end):
+                c0 = np.uint64(i)
+                one, other, third, fourth = words(c0 & low, c0 >> half, np.uint64(block), c3, k0, k1)
+                v, w, t, quadrant = reals(one, other)
+                x0, x1 = pair(v, w, t, quadrant)
+                v, w, t, quadrant = reals(third, fourth)
+                x2, x3 = pair(v, w, t, quadrant)
+                j = 4 * block
+                out[j, i] = x0
+                if j + 1 < width:
+                    out[j + 1, i] = x1
+                if j + 2 < width:
+                    out[j + 2, i] = x2
+                if j + 3 < width:
+                    out[j + 3, i] = x3
+
+    return fill
 
 
 def build_features(phi, dtype):

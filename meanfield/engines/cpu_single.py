@@ -93,6 +93,18 @@ def overlap_in_own_type(formula):
     return overlap
 
 
+def pair_in_own_type(formula):
+    """A compiled (v, w, t, quadrant) -> (deviate, deviate) from `noise.pair`, likewise."""
+    compiled: Any = njit(**EXACT)(formula)
+
+    @njit(**EXACT)
+    def pair(v, w, t, quadrant):
+        one, other = compiled(single(v), single(w), single(t), single(quadrant))
+        return plain(one, v), plain(other, v)
+
+    return pair
+
+
 def _operator(function, operands, result, build):
     """Numba's `function` of `operands` arguments where one at least is SINGLE and the others are numbers."""
 

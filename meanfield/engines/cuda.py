@@ -1,11 +1,17 @@
 """The CUDA engine: Numba kernels over particles, with the state on the device for the whole run.
 
 Layout: a cloud is a device array (1 + d, N), one row per parameter, so that neighbouring threads read neighbouring
-particles. Only n numbers cross for each evaluation, float64 on the host, and the particles of a frame. The (N, n)
-array never exists. float32 kernels compute in float32 alone; their partial sums are added in float64, in order.
+particles. The (N, n) array never exists. float32 kernels compute in float32 alone; their partial sums are added in
+float64, in order.
+
+Within an evaluation nothing crosses to the host: the sums over particles, the loss and the velocity are three launches
+one after another. A step waits for the device once, for its error or whether it is finite.
 """
 
+import logging
 import math
+import sys
+import threading
 from contextlib import contextmanager
 from functools import cache
 from typing import Any, NamedTuple
@@ -14,17 +20,20 @@ import numpy as np
 
 from .. import _memory, interactions
 from ..errors import DeviceMemoryError, InputError
-from . import cuda_device, cuda_loops, cuda_wide
+from . import cuda_device, cuda_gemm, cuda_loops, cuda_wide
+from . import noise as philox
 from .cuda_device import cuda
 from .cuda_loops import STAGES, THREADS, TILE
 from .cuda_vocabulary import device_function
 
 __all__ = [
-    "NAME", "combine", "error_norm", "estimate", "estimate_gram", "features", "free_memory", "gram",
-    "is_finite", "jvp", "pack", "pack_inputs", "pack_masses", "pairwise", "predict", "unpack", "vjp",
+    "NAME", "VECTORS", "combine", "error_norm", "estimate", "estimate_gram", "features", "free_memory", "gram",
+    "is_finite", "jvp", "noise", "pack", "pack_drive", "pack_inputs", "pack_masses", "pack_vector", "pairwise",
+    "predict", "pull", "unpack", "unpack_vector", "vector", "vjp",
 ]  # fmt: skip
 
 NAME = "cuda"
+VECTORS = sys.modules[__name__]  # the algebra of clouds is that of any array
 MOST_DIM = {"float32": 48, "float64": 32}  # whose parameters a thread can own in registers
 _BLOCKS_EACH = 8  # blocks wanted for each multiprocessor, so that none waits for long
 _MOST_SHARES = 1 + STAGES  # of the inputs of a velocity, each with a cloud of its own
@@ -39,13 +48,29 @@ class Inputs(NamedTuple):
     room: dict
 
 
+class Drive(NamedTuple):
+    """As `host.Drive`, on the device, with room for the weights that come of it, in the dtype of the clouds."""
+
+    shift: Any
+    targets: Any
+    shares: Any
+    weights: Any
+
+
 def pack(particles, dtype):
     with _memory_for("a cloud", particles.size * np.dtype(dtype).itemsize):
         return cuda.to_device(np.ascontiguousarray(particles.T, dtype))
 
 
-def unpack(cloud, n_particles):
-    return np.array(cloud.copy_to_host().T[:n_particles], dtype=np.float64, order="C")
+def unpack(cloud, n_particles, rows=slice(None)):
+    first, last, step = rows.indices(n_particles)
+    if step != 1:
+        return unpack(cloud, n_particles)[rows]
+    result = np.empty((max(0, last - first), len(cloud)))
+    if len(result):  # row by row: each is one run of the device's memory
+        for j, column in enumerate(result.T):
+            column[...] = cloud[j, first:last].copy_to_host()
+    return result
 
 
 def pack_masses(masses, dtype):
@@ -63,40 +88,129 @@ def features(cloud, inputs):
 
 def estimate(n_particles, n, dim, dtype="float64", clouds=2):
     itemsize = np.dtype(dtype).itemsize
-    cloud = n_particles * (1 + dim) * itemsize
+    cloud, products = n_particles * (1 + dim) * itemsize, dim >= cuda_gemm.LEAST_DIM and cuda_gemm.available()
     return {
         "clouds": clouds * cloud,
         "masses and inputs": (n_particles + (dim + 1) * n) * itemsize,
-        "sums": _splits(n_particles, n, dtype, dim) * n * itemsize + 8 * n,
+        "sums": _splits(n_particles, n, dtype, dim) * n * itemsize + (8 + 3) * 8 * n,
         "shares": 0 if (shares := _shares(n_particles, n, dtype, dim)) == 1 else shares * cloud,
+        "products": 2 * (n + dim) * cuda_gemm.tile(n, n_particles, dtype) * itemsize if products else 0,
     }
 
 
 def free_memory():
-    return None if cuda_device.SIMULATED else cuda_device.memory()[0]
+    return _memory.available() if cuda_device.SIMULATED else cuda_device.memory()[0]
 
 
 def predict(activation, cloud, masses, inputs, features=None):
+    if _by_products(inputs):
+        return _sums_by_products("sum_units", activation, cloud, masses, inputs)
     return _over_particles("predict", activation, cloud, masses, inputs)
 
 
 def jvp(activation, cloud, velocity, masses, inputs):
+    if _by_products(inputs):
+        return _sums_by_products("sum_motions", activation, cloud, masses, inputs, velocity)
     return _over_particles("jvp", activation, cloud, masses, inputs, velocity)
 
 
 def _over_particles(operation, activation, cloud, masses, inputs, *velocity):
-    """Sums over the particles at every input: in parts of them on the device, then over the parts in order."""
+    """Sums over the particles at every input, (parts, n): over a part of them in each row, which waits to be added."""
     dim, n = inputs.columns.shape
     kernel, splits = _sized(operation, activation, cloud), _splits(cloud.shape[1], n, cloud.dtype.name, dim)
-    partial, total = _room(inputs, "partial", (splits, n), cloud.dtype), _room(inputs, "total", (n,), np.float64)
+    partial = _room(inputs, "partial", (splits, n), cloud.dtype)
     kernel[(_blocks(n, _inputs_each(cloud.dtype.name, dim)), splits), THREADS](
         cloud, *velocity, masses, inputs.columns, partial
     )
-    _compiled("sum_rows", None, cloud.dtype.name)[_blocks(n), THREADS](partial, total)
-    return total.copy_to_host()
+    return partial
+
+
+def vector(sums, factor=1.0, out=None):
+    sums = _rows(sums)
+    out = _empty(sums.shape[1], np.float64) if out is None else out
+    _compiled("sum_rows", None, sums.dtype.name)[_blocks(out.size), THREADS](sums, float(factor), out)
+    return out
+
+
+def pack_vector(values):
+    return cuda.to_device(np.array(values, dtype=np.float64))
+
+
+def unpack_vector(vector):
+    return vector.copy_to_host()
+
+
+def pack_drive(shift, targets, shares, dtype):
+    n = len(targets)
+    return Drive(pack_vector(shift), pack_vector(targets), pack_vector(shares), _empty(n, dtype))
+
+
+def pull(loss, sums, factor, drive):
+    sums, name = _rows(sums), drive.weights.dtype.name
+    kernel = _pulling(loss, name)
+    if kernel is not None:
+        kernel[_blocks(sums.shape[1]), THREADS](sums, float(factor), *drive)
+    else:
+        shift, targets, shares = (each.copy_to_host() for each in drive[:3])
+        weights = shares * loss.pull(unpack_vector(vector(sums, factor)) + shift, targets)
+        drive.weights.copy_to_device(np.ascontiguousarray(weights, drive.weights.dtype))
+    return drive.weights
+
+
+@cache
+def _pulling(loss, dtype):
+    """The kernel of a loss; None if only NumPy can compute it, on the host, for which every evaluation waits."""
+    try:
+        return cuda_loops.build_pull(device_function(loss.pull, ("f", "y"), 1, "float64"), dtype)
+    except InputError as problem:
+        logging.getLogger(__name__).warning("loss %r is computed on the host, slowly: %s", loss.name, problem)
+        return None
+
+
+def _rows(sums):
+    """Sums over particles in rows, a part of the particles in each; a vector is one row."""
+    return sums if sums.ndim == 2 else sums.reshape((1, sums.size))
+
+
+def _by_products(inputs):
+    return len(inputs.columns) >= cuda_gemm.LEAST_DIM and cuda_gemm.available()
+
+
+def _sums_by_products(operation, activation, cloud, masses, inputs, *velocity):
+    """As `_over_particles`, a row of sums for each tile of particles."""
+    n, n_particles = inputs.columns.shape[1], cloud.shape[1]
+    size = cuda_gemm.tile(n, n_particles, cloud.dtype)
+    partial = _room(inputs, "partial", (-(-n_particles // size), n), cloud.dtype)
+    kernel = _compiled(operation, activation, cloud.dtype.name)
+    for row, first in enumerate(range(0, n_particles, size)):
+        last = min(first + size, n_particles)
+        projections = [cuda_gemm.product(inputs.columns.T, each[1:, first:last]) for each in (cloud, *velocity)]
+        kernel[n, THREADS](*projections, cloud, *velocity, masses, first, partial, row)
+    return partial
+
+
+def _velocity_by_products(activation, cloud, inputs, pull, mobilities, out):
+    """As `_over_inputs`, a tile of particles at a time."""
+    n, n_particles, real = inputs.columns.shape[1], cloud.shape[1], cloud.dtype.type
+    size, wanted = cuda_gemm.tile(n, n_particles, cloud.dtype), _BLOCKS_EACH * cuda_device.multiprocessors()
+    shares = max(1, min(n, wanted // _blocks(size)))
+    in_a = _room(inputs, "in_a", (shares, size), cloud.dtype)
+    kernel, place = _compiled("pull_units", activation, cloud.dtype.name), _compiled("place", None, cloud.dtype.name)
+    xi_a, xi_w = (real(each) for each in mobilities)
+    for first in range(0, n_particles, size):
+        last = min(first + size, n_particles)
+        blocks = _blocks(last - first)
+        z = cuda_gemm.product(inputs.columns.T, cloud[1:, first:last])
+        kernel[(blocks, shares), THREADS](z, cloud, pull, first, in_a)
+        in_w = cuda_gemm.product(inputs.columns, z)
+        place[(blocks, len(cloud)), THREADS](in_a, in_w, xi_a, xi_w, first, out)
+    return out
 
 
 def vjp(activation, cloud, inputs, weights, mobilities, features=None, out=None):
+    if _by_products(inputs):
+        out = _empty(cloud.shape, cloud.dtype) if out is None else out
+        return _velocity_by_products(activation, cloud, inputs, _on_device(weights, cloud, inputs), mobilities, out)
     each = _particles_each(cloud.dtype.name, len(inputs.columns))
     return _over_inputs(_sized("vjp", activation, cloud), each, cloud, inputs, weights, mobilities, out)
 
@@ -111,8 +225,7 @@ def pairwise(overlap, cloud, nodes, weights, mobilities, out=None):
 def _over_inputs(kernel, each, cloud, inputs, weights, mobilities, out, *sizes):
     """Sums over the inputs for every particle: in shares of them where there are few particles."""
     dim, n = inputs.columns.shape
-    pull = _room(inputs, "weights", (n,), cloud.dtype)
-    pull.copy_to_device(np.ascontiguousarray(weights, cloud.dtype))
+    pull = _on_device(weights, cloud, inputs)
     out = _empty(cloud.shape, cloud.dtype) if out is None else out
     shares = _shares(cloud.shape[1], n, cloud.dtype.name, dim)
     apart = (
@@ -124,6 +237,15 @@ def _over_inputs(kernel, each, cloud, inputs, weights, mobilities, out, *sizes):
         rest = [apart[share] for share in range(1, shares)]
         combine(apart[0], 1.0, [1.0] * len(rest), rest, out)
     return out
+
+
+def _on_device(weights, cloud, inputs):
+    """Weights of the inputs: those of `pull` as they are, those of the host copied."""
+    if not isinstance(weights, np.ndarray):
+        return weights
+    room = _room(inputs, "weights", weights.shape, cloud.dtype)
+    room.copy_to_device(np.ascontiguousarray(weights, cloud.dtype))
+    return room
 
 
 def gram(activation, cloud, masses, inputs, other=None):
@@ -191,7 +313,7 @@ def error_norm(step, coefficients, stages, before, after, rtol, atol, n_particle
         raise InputError("the scheme has more than seven stages with an error; engine 'cuda' takes up to seven.")
     weights, some = groups[0]
     blocks = min(_REDUCING_BLOCKS, _blocks(before.size))
-    partial = _empty(blocks, before.dtype)
+    partial = _scratch(blocks, before.dtype)
     arrays = (each.reshape(-1) for each in (before, after, *some))
     kernel = _compiled("error_norm", None, before.dtype.name)
     kernel[blocks, THREADS](*arrays, *weights, real(rtol), real(atol), partial)
@@ -209,9 +331,16 @@ def _by_sevens(step, coefficients, stages, absent):
         yield [real(weight) for weight in weights], arrays
 
 
+def noise(cloud, seed, step, out=None):
+    out = _empty(cloud.shape, cloud.dtype) if out is None else out
+    blocks = _blocks(out.shape[1]), -(-out.shape[0] // philox.EACH)
+    _compiled("noise", None, out.dtype.name)[blocks, THREADS](out, *philox.key(seed, step))
+    return out
+
+
 def is_finite(cloud):
     blocks = min(_REDUCING_BLOCKS, _blocks(cloud.size))
-    bad = _empty(blocks, np.int32)
+    bad = _scratch(blocks, np.int32)
     _compiled("is_finite", None, cloud.dtype.name)[blocks, THREADS](cloud.reshape(-1), bad)
     return not bad.copy_to_host().any()
 
@@ -257,6 +386,18 @@ def _room(inputs, name, shape, dtype):
     return inputs.room[key]
 
 
+_kept = threading.local()
+
+
+def _scratch(size, dtype):
+    """A small array to reduce into, the same at every call of this thread: what is in it is read at once."""
+    key = size, np.dtype(dtype).name
+    arrays: dict[Any, Any] = _kept.__dict__
+    if key not in arrays:
+        arrays[key] = _empty(size, dtype)
+    return arrays[key]
+
+
 def _empty(shape, dtype):
     with _memory_for("an array", math.prod(np.atleast_1d(shape).tolist()) * np.dtype(dtype).itemsize):
         return cuda.device_array(shape, np.dtype(dtype))
@@ -277,10 +418,19 @@ def _memory_for(what, size):
         ) from problem
 
 
+_BY_PRODUCTS = ("sum_units", "sum_motions", "pull_units", "place")
+
+
 @cache
 def _compiled(operation, activation, dtype, *dim) -> Any:
     """The kernel of an operation; it is compiled for its arguments when it is first launched."""
-    build = getattr(cuda_wide if operation.endswith("_wide") else cuda_loops, f"build_{operation}")
+    home = cuda_wide if operation.endswith("_wide") else cuda_gemm if operation in _BY_PRODUCTS else cuda_loops
+    build = getattr(home, f"build_{operation}")
+    if operation == "noise":
+        words, reals = (
+            cuda.jit(device=True)(each) for each in (philox.words, philox.build_reals(np.dtype(dtype).type))
+        )
+        return build(words, reals, device_function(philox.pair, ("v", "w", "t", "quadrant"), 2, dtype), dtype)
     if activation is None:
         return build(dtype)
     try:
@@ -299,6 +449,9 @@ def _formulas(operation, activation, dtype):
         return device_function(activation.formula, ("c", "q", "s", "p", "t"), 3, dtype), scale
     interaction, arguments, results = {
         "predict": (interactions.unit, ("a", "z"), 1),
+        "sum_units": (interactions.unit, ("a", "z"), 1),
+        "sum_motions": (interactions.unit_motion, ("a", "z", "da", "dz"), 1),
+        "pull_units": (interactions.unit_gradient, ("a", "z"), 2),
         "vjp": (interactions.unit_gradient, ("a", "z"), 2),
         "features": (interactions.unit_gradient, ("a", "z"), 2),
         "jvp": (interactions.unit_motion, ("a", "z", "da", "dz"), 1),

@@ -367,7 +367,7 @@ def build_error_norm(dtype: str) -> Any:
         for i in range(cuda.grid(1), before.size, cuda.gridsize(1)):
             error = c0 * s0[i] + c1 * s1[i] + c2 * s2[i] + c3 * s3[i] + c4 * s4[i] + c5 * s5[i] + c6 * s6[i]
             ratio = error / (atol + rtol * max(abs(before[i]), abs(after[i])))
-            total += ratio * ratio
+            total += ratio * ratio + (after[i] - after[i])  # NaN where a state is infinite
         shared[thread] = total
         cuda.syncthreads()
         half = THREADS // 2
@@ -399,19 +399,61 @@ def build_is_finite(dtype: str) -> Any:
     return is_finite
 
 
-def build_sum_rows(dtype: str) -> Any:
-    """out[k] += sum_s partial[s, k], in order and in float64, whatever the dtype of the partial sums."""
+def build_noise(words: Any, reals: Any, pair: Any, dtype: str) -> Any:
+    """Deviates in the shape of a cloud, four of a particle for each row of the grid."""
+    low, half = np.uint64(2**32 - 1), np.uint64(32)
 
     @cuda.jit
-    def sum_rows(partial, out):
+    def noise(out, seed_low, seed_high, step):
+        i, block = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.blockIdx.y
+        if i < out.shape[1]:
+            c0, k0, k1 = np.uint64(i), np.uint64(seed_low), np.uint64(seed_high)
+            one, other, third, fourth = words(c0 & low, c0 >> half, np.uint64(block), np.uint64(step), k0, k1)
+            v, w, t, quadrant = reals(one, other)
+            x0, x1 = pair(v, w, t, quadrant)
+            v, w, t, quadrant = reals(third, fourth)
+            x2, x3 = pair(v, w, t, quadrant)
+            j = 4 * block
+            out[j, i] = x0
+            if j + 1 < out.shape[0]:
+                out[j + 1, i] = x1
+            if j + 2 < out.shape[0]:
+                out[j + 2, i] = x2
+            if j + 3 < out.shape[0]:
+                out[j + 3, i] = x3
+
+    return noise
+
+
+def build_sum_rows(dtype: str) -> Any:
+    """out[k] = factor sum_s partial[s, k], in order and in float64, whatever the dtype of the partial sums."""
+
+    @cuda.jit
+    def sum_rows(partial, factor, out):
         k = cuda.grid(1)
         if k < partial.shape[1]:
             total = np.float64(0)
             for s in range(partial.shape[0]):
                 total += np.float64(partial[s, k])
-            out[k] = total
+            out[k] = factor * total
 
     return sum_rows
+
+
+def build_pull(loss: Any, dtype: str) -> Any:
+    """weights[k] = shares[k] u_k, u the loss's pull at F = factor sum_s partial[s, k] + shift[k]; in float64."""
+    real = np.dtype(dtype).type
+
+    @cuda.jit
+    def pull(partial, factor, shift, targets, shares, weights):
+        k = cuda.grid(1)
+        if k < partial.shape[1]:
+            total = np.float64(0)
+            for s in range(partial.shape[0]):
+                total += np.float64(partial[s, k])
+            weights[k] = real(shares[k] * loss(factor * total + shift[k], targets[k]))
+
+    return pull
 
 
 def build_add(dtype: str) -> Any:

@@ -1,6 +1,36 @@
-"""Linear algebra of the time integrator on host arrays, shared by every engine whose clouds are NumPy arrays."""
+"""What every engine shares whose clouds are NumPy arrays: n numbers and their losses, the integrator's algebra."""
+
+from typing import NamedTuple
 
 import numpy as np
+
+
+class Drive(NamedTuple):
+    """What turns sums over the particles into the pull on them: (n,) each, float64."""
+
+    shift: np.ndarray
+    targets: np.ndarray
+    shares: np.ndarray
+
+
+def pack_drive(shift, targets, shares, dtype):
+    return Drive(*(np.array(each, dtype=np.float64) for each in (shift, targets, shares)))
+
+
+def pull(loss, sums, factor, drive):
+    return drive.shares * loss.pull(factor * sums + drive.shift, drive.targets)
+
+
+def pack_vector(values):
+    return np.array(values, dtype=np.float64)
+
+
+def unpack_vector(vector):
+    return vector
+
+
+def vector(sums, factor=1.0, out=None):
+    return np.multiply(sums, factor, out=out)
 
 
 def combine(base, step, coefficients, stages, out=None):
@@ -18,10 +48,12 @@ def combine(base, step, coefficients, stages, out=None):
 def error_norm(step, coefficients, stages, before, after, rtol, atol, n_particles=None):
     """Sum of squares of step sum_j c_j stage_j in units of its tolerance, and its number of entries.
 
-    Nothing is padded here, so that `n_particles` is not needed.
+    Not finite unless `after` is. Nothing is padded here, so that `n_particles` is not needed.
     """
     error = combine(np.zeros_like(before), step, coefficients, stages)
-    error /= atol + rtol * np.maximum(np.abs(before), np.abs(after))
+    with np.errstate(invalid="ignore"):
+        error /= atol + rtol * np.maximum(np.abs(before), np.abs(after))
+        error += after - after  # NaN where it is infinite, against which any error would look small
     # No BLAS here: its threads would spin on the cores that the next evaluation needs, and made it 3 times slower.
     return float(np.sum(np.square(error, dtype=np.float64))), error.size
 

@@ -3,11 +3,15 @@
 import numpy as np
 
 from .. import interactions
-from .host import combine, error_norm, is_finite
+from . import host as VECTORS
+from .host import combine, error_norm, is_finite, pack_drive, pack_vector, pull, unpack_vector, vector
+from .noise import EACH, build_reals, pair, words
+from .noise import key as noise_key
 
 __all__ = [
-    "NAME", "combine", "error_norm", "estimate", "estimate_gram", "features", "free_memory", "gram",
-    "is_finite", "jvp", "pack", "pack_inputs", "pack_masses", "pairwise", "predict", "unpack", "vjp",
+    "NAME", "VECTORS", "combine", "error_norm", "estimate", "estimate_gram", "features", "free_memory", "gram",
+    "is_finite", "jvp", "noise", "pack", "pack_drive", "pack_inputs", "pack_masses", "pack_vector", "pairwise",
+    "predict", "pull", "unpack", "unpack_vector", "vector", "vjp",
 ]  # fmt: skip
 
 NAME = "reference"
@@ -18,8 +22,8 @@ def pack(particles, dtype):
     return np.array(particles, dtype=dtype)
 
 
-def unpack(cloud, n_particles):
-    return np.array(cloud[:n_particles], dtype=np.float64)
+def unpack(cloud, n_particles, rows=slice(None)):
+    return np.array(cloud[:n_particles][rows], dtype=np.float64)
 
 
 def pack_masses(masses, dtype):
@@ -86,6 +90,19 @@ def pairwise(overlap, cloud, nodes, weights, mobilities, out=None):
         velocity[rows, 0] = mobilities[0] * (value @ weights)
         velocity[rows, 1:] = mobilities[1] * a * ((in_c * weights) @ nodes + 2.0 * (in_q @ weights)[:, None] * w)
     return velocity
+
+
+def noise(cloud, seed, step, out=None):
+    (low, high, step), real = noise_key(seed, step), cloud.dtype.type
+    out, reals = np.empty_like(cloud) if out is None else out, build_reals(real)
+    particles = np.arange(len(cloud), dtype=np.uint64)
+    halves = particles & np.uint64(0xFFFFFFFF), particles >> np.uint64(32)
+    for block in range(-(-cloud.shape[1] // EACH)):
+        one, other, third, fourth = words(*halves, *(np.uint64(each) for each in (block, step, low, high)))
+        found = [*pair(*reals(one, other)), *pair(*reals(third, fourth))]
+        for column, deviates in zip(out.T[EACH * block : EACH * (block + 1)], found, strict=False):
+            column[...] = deviates
+    return out
 
 
 def gram(activation, cloud, masses, inputs, other=None):

@@ -31,6 +31,9 @@ from .quantities import QUANTITIES, TOWARDS_MINUS_ONE, table, variance_shares
 REGIMES = ("mf", "ntk")
 CURVES = ("risk", "test_risk", "train_error", "test_error")
 NODES_PER_WIDEST = 16  # of the limit's quadrature, at least
+# What the job takes on an engine unless it is told; a device is for widths that two cores would take hours for.
+DEFAULTS: dict[str, dict[str, Any]] = {"cuda": {"widths": tuple(4**k for k in range(3, 11)), "dtype": "float32"}}
+_ON_HOST: dict[str, Any] = {"widths": (64, 128, 256, 512, 1024, 2048), "dtype": "float64"}
 
 
 @dataclass(frozen=True)
@@ -44,30 +47,33 @@ class Choice:
 
 @dataclass(frozen=True)
 class Settings:
-    """What `meanfield limits` runs; None is replaced by the problem's own.
+    """What `meanfield limits` runs; None is replaced by the problem's own, or the engine's (`DEFAULTS`).
 
     problem : name in `PROBLEMS`
     activation : name in `activations.ACTIVATIONS`
-    widths : the ladder of N
+    widths : the ladder of N; 64 to 2048, on engine "cuda" 64 to 1048576
     seeds : number of paired seeds: seed s gives the same particles at every width and both scalings
     t_end : flow time of the last comparison
     n_times : times compared at, denser at the start: t_end (j / (n_times - 1))^2
     w2_widths_to, w2_seeds : largest N, and most seeds, of the exact Wasserstein distances
+    coupling_widths_to : largest N of the coupling distances, for which the limit carries as many particles a seed
+    dtype : "float64"; on engine "cuda" "float32". In float32 a float64 run at the widest tells how much that changes
     rtol : relative tolerance of dopri5; atol is a hundredth of it
     seed : shifts every random number
     """
 
     problem: str = "fashion-mnist"
     activation: str | None = None
-    widths: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048)
+    widths: tuple[int, ...] = None  # type: ignore[assignment]  # never, once there is one
     seeds: int = 16
     t_end: float | None = None
     n_times: int = 16
     w2_widths_to: int = 1024
     w2_seeds: int = 16
+    coupling_widths_to: int = 2**16
     rtol: float = 1e-5
     engine: str = "cpu"
-    dtype: str = "float64"
+    dtype: str = None  # type: ignore[assignment]
     seed: int = 0
 
     def __post_init__(self):
@@ -75,16 +81,19 @@ class Settings:
         for name in ("activation", "t_end"):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(choice, name))
+        engines.find(self.engine)
+        for name, usual in {**_ON_HOST, **DEFAULTS.get(self.engine, {})}.items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, usual)
         object.__setattr__(self, "widths", tuple(_checks.count(width, "a width") for width in self.widths))
         if len(self.widths) < 2 or any(np.diff(self.widths) <= 0):
             raise InputError(f"widths are {self.widths}; needed: two or more, increasing, such as 64,128,256.")
         _checks.find(ACTIVATIONS, self.activation, "activation")
-        for name in ("seeds", "n_times", "w2_seeds", "w2_widths_to"):
+        for name in ("seeds", "n_times", "w2_seeds", "w2_widths_to", "coupling_widths_to"):
             _checks.count(getattr(self, name), name, least=2)
         _checks.count(self.seed, "seed", least=0)
         _checks.number(self.t_end, "t_end", above=0.0)
         _checks.number(self.rtol, "rtol", above=0.0)
-        engines.find(self.engine)
         engines.check_dtype(self.dtype)
         if self.problem == "bilinear" and self.activation != "linear":
             raise InputError(f"problem 'bilinear' is exact for activation 'linear' only; given: {self.activation!r}.")
@@ -136,7 +145,7 @@ def run(settings: Settings | None = None, *, progress: bool = False) -> LimitsRe
         tqdm(total=_work(settings), disable=None if progress else True, unit="unit", leave=False) as bar,
     ):
         sweep = _Sweep(settings, bar)
-        for stage in ("limit", "finite_widths", "coupled", "wasserstein"):
+        for stage in ("limit", "finite_widths", "coupled", "precision", "wasserstein"):
             bar.set_description(stage.replace("_", " "))
             start = clock.perf_counter()
             getattr(sweep, stage)()
@@ -149,11 +158,16 @@ def run(settings: Settings | None = None, *, progress: bool = False) -> LimitsRe
 
 def _work(settings: Settings) -> int:
     """Units of the progress bar: particles integrated, those of the limit and its tracers included."""
-    return 2 * sum(settings.widths) * (settings.seeds + 1) + _limit_work(settings)
+    return 2 * sum(settings.widths) * (settings.seeds + 1) + _limit_work(settings) + _precision_work(settings)
 
 
 def _limit_work(settings: Settings) -> int:
-    return 2 * NODES_PER_WIDEST * settings.widths[-1] + settings.seeds * settings.widths[-1]
+    carried = max((width for width in settings.widths if width <= settings.coupling_widths_to), default=0)
+    return 2 * NODES_PER_WIDEST * settings.widths[-1] + settings.seeds * carried
+
+
+def _precision_work(settings: Settings) -> int:
+    return 2 * settings.widths[-1] if settings.dtype != "float64" else 0
 
 
 class _Sweep:
@@ -169,6 +183,7 @@ class _Sweep:
         self.w2_widths = tuple(width for width in widths if width <= settings.w2_widths_to)
         self.w2_seeds = min(seeds, settings.w2_seeds) if self.w2_widths else 0
         most = self.w2_widths[-1] if self.w2_widths else 0
+        self.coupling_widths = tuple(width for width in widths if width <= settings.coupling_widths_to)
         self.fresh = [self._sample(most, seed, stream) for seed in range(self.w2_seeds) for stream in (1, 2)]
         self.at_end: dict[tuple[int, int], np.ndarray] = {}
         self.measured = {each.name: np.full((seeds, len(widths)), np.nan) for each in QUANTITIES}
@@ -179,13 +194,16 @@ class _Sweep:
         self.final_tests = {regime: np.empty((seeds, len(widths), tests)) for regime in REGIMES}
         self.test_residual_errors = {kind: np.empty((seeds, len(widths))) for kind in ("infinite", "own")}
         self.disagreements = {regime: np.empty(len(widths)) for regime in REGIMES}
+        self.rounding: dict[str, float] = {}
+        self.widest_tests: dict[str, np.ndarray] = {}
         self.gram: dict[str, np.ndarray] = {}
 
     def limit(self) -> None:
         """Solve both limits; the mean-field one carries every coupled copy and fresh sample along."""
         settings, problem = self.settings, self.problem
         network = settings.network(Scaling.mean_field())
-        tracers = np.concatenate([*self.starts, *self.fresh])
+        size = self.coupling_widths[-1] if self.coupling_widths else 0
+        tracers = np.concatenate([start[:size] for start in self.starts] + self.fresh)
         self.mean_field: MeanFieldLimit
         if settings.problem == "bilinear":
             self.mean_field = limits.exact.bilinear(network, problem, self.times, tracers=tracers)
@@ -194,7 +212,6 @@ class _Sweep:
             self.mean_field = limits.mean_field(
                 network, problem, self.law, self.times, tracers=tracers, **rule, **self._options()
             )
-        size = len(self.starts[0])
         carried = self.mean_field.tracers
         self.bar.update(_limit_work(settings))
         self.copies = [carried[:, s * size : (s + 1) * size] for s in range(settings.seeds)]
@@ -211,7 +228,7 @@ class _Sweep:
     def finite_widths(self) -> None:
         """Every seed at every width in both scalings."""
         tasks = [(s, w, width) for w, width in self._widest_first() for s in range(self.settings.seeds)]
-        for _ in engines.side_by_side(self._one, tasks):
+        for _ in engines.side_by_side(self._one, tasks, self.settings.engine):
             self.bar.update(2 * sum(self.settings.widths) / len(self.settings.widths))
 
     def coupled(self) -> None:
@@ -227,8 +244,19 @@ class _Sweep:
             for w, width in self._widest_first()
             for regime, scaling in self._scalings(width)
         ]
-        for _ in engines.side_by_side(one, tasks):
+        for _ in engines.side_by_side(one, tasks, self.settings.engine):
             self.bar.update(sum(self.settings.widths) / len(self.settings.widths))
+
+    def precision(self) -> None:
+        """Seed 0 once more at the largest width, in float64 where the job is in float32."""
+        if self.settings.dtype == "float64":
+            return
+        start, options = self.starts[0], {**self._options(), "dtype": "float64"}
+        for regime, scaling in self._scalings(len(start)):
+            network = self.settings.network(scaling)
+            run = simulate(network, self.problem, start, self.times, keep="last", **options)
+            self.rounding[regime] = _sup_rms(run.test_predictions - self.widest_tests[regime])
+        self.bar.update(_precision_work(self.settings))
 
     def wasserstein(self) -> None:
         """Exact W2 at t_end beside its floor: both against the same fresh sample."""
@@ -249,8 +277,10 @@ class _Sweep:
         for regime in REGIMES:
             self.measured[f"variance_{regime}"] = variance_shares(self.final_tests[regime])
         widths = dict.fromkeys(self.measured, self.settings.widths) | dict.fromkeys(("w2", "w2_floor"), self.w2_widths)
+        widths["coupling_distance"] = self.coupling_widths
         for name in ("w2", "w2_floor"):
-            self.measured[name] = self.measured[name][: self.w2_seeds, : len(self.w2_widths)]
+            self.measured[name] = self.measured[name][: self.w2_seeds]
+        self.measured = {name: values[:, : len(widths[name])] for name, values in self.measured.items()}
         return table(self.measured, widths, 1 + self.problem.dim, self.settings.seed)
 
     def _widest_first(self) -> list[tuple[int, int]]:
@@ -259,13 +289,18 @@ class _Sweep:
     def _one(self, s: int, w: int, width: int) -> None:
         start = self.starts[s][:width]
         plain = self.settings.network(Scaling.mean_field())
-        before = tangent.kernel(plain, start, self.problem.inputs)  # of the particles alone: the same in both scalings
+        engine, coupling = self.settings.engine, w < len(self.coupling_widths)
+        # Of the particles alone: the same in both scalings.
+        before = tangent.kernel(plain, start, self.problem.inputs, engine=engine)
         for regime, scaling in self._scalings(width):
             network = self.settings.network(scaling)
-            run = simulate(network, self.problem, start, self.times, **self._options())
-            after = tangent.kernel(network, run.particles[-1], self.problem.inputs)
+            keep = "all" if coupling and regime == "mf" else "last"
+            run = simulate(network, self.problem, start, self.times, keep=keep, **self._options())
+            after = tangent.kernel(network, run.particles[-1], self.problem.inputs, engine=engine)
             self.measured[f"kernel_drift_{regime}"][s, w] = tangent.drift(after, before)
             self.final_tests[regime][s, w] = run.test_predictions[-1]
+            if s == 0 and width == self.settings.widths[-1]:
+                self.widest_tests[regime] = run.test_predictions
             for name, values in _curves(self.problem, run.predictions, run.test_predictions).items():
                 self.curves[regime][name][s, w] = values
             if regime == "mf":
@@ -276,15 +311,18 @@ class _Sweep:
                 self._against_ntk(s, w, run, before)
 
     def _against_mean_field(self, s: int, w: int, run: Run) -> None:
-        limit, copies = self.mean_field, self.copies[s][:, : len(run.masses)]
+        limit = self.mean_field
         self.measured["function_error_mf"][s, w] = _sup_rms(run.test_predictions - limit.test_predictions)
-        apart = [transport.coupling_distance(own, copy) for own, copy in zip(run.particles, copies, strict=True)]
-        self.measured["coupling_distance"][s, w] = max(apart)
+        if w < len(self.coupling_widths):
+            copies = self.copies[s][:, : len(run.masses)]
+            apart = [transport.coupling_distance(own, copy) for own, copy in zip(run.particles, copies, strict=True)]
+            self.measured["coupling_distance"][s, w] = max(apart)
         if s < self.w2_seeds and w < len(self.w2_widths):
             self.at_end[s, w] = run.particles[-1]
 
     def _against_ntk(self, s: int, w: int, run: Run, kernel: np.ndarray) -> None:
-        own = limits.ntk(run.network, self.problem, self.starts[s][: len(run.masses)], self.times, kernel=kernel)
+        start, engine = self.starts[s][: len(run.masses)], self.settings.engine
+        own = limits.ntk(run.network, self.problem, start, self.times, kernel=kernel, engine=engine)
         test_residuals = self.problem.test_targets - run.test_predictions
         for kind, limit in (("infinite", self.ntk), ("own", own)):
             self.measured[f"residual_error_ntk_{kind}"][s, w] = _sup_rms(run.residuals - limit.residuals)
@@ -349,6 +387,13 @@ def _report(sweep: _Sweep, quantities: dict[str, Any], stamps: dict[str, float])
                 _share(sweep.disagreements["ntk"].max(), quantities, ("residual_error_ntk_own",)),
             ),
         },
+        "precision": {
+            f"float64_differs_{regime}": {
+                "sup_rms": rounding,
+                "share_of_smallest_error": _share(rounding, quantities, (_SMALLEST[regime],)),
+            }
+            for regime, rounding in sweep.rounding.items()
+        },
         "final": {
             regime: {name: values[:, :, -1].mean(axis=0).tolist() for name, values in sweep.curves[regime].items()}
             | {f"{name}_limit": float(values[-1]) for name, values in sweep.limit_curves[regime].items()}
@@ -361,6 +406,9 @@ def _report(sweep: _Sweep, quantities: dict[str, Any], stamps: dict[str, float])
         "machine": {"processor": _machine.processor(), "cores": os.cpu_count(), "system": platform.platform()},
         "timings": stamps,
     }  # fmt: skip
+
+
+_SMALLEST = {"mf": "function_error_mf", "ntk": "residual_error_ntk_own"}
 
 
 def _share(error: float, quantities: dict[str, Any], names: tuple[str, ...]) -> float:

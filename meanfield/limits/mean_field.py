@@ -128,7 +128,7 @@ def mean_field(
                 "Raise max_nodes or the tolerance."
             )
         n_nodes *= 2
-    carried = run.particles[:, len(main.masses) :] if tracers is not None else np.empty((len(times), 0, 1 + law.dim))
+    carried = run.particles if tracers is not None else np.empty((len(times), 0, 1 + law.dim))
     return MeanFieldLimit(
         network, problem, times, run.predictions, run.test_predictions, carried, error, words, len(main.masses)
     )
@@ -139,7 +139,7 @@ def _carry(network, problem, quadrature: Quadrature, times, tracers, options) ->
     if tracers is not None:
         start = np.concatenate([start, _checks.particles(tracers, problem.dim)])
         masses = np.concatenate([masses, np.zeros(len(tracers))])
-    keep = "last" if tracers is None else "all"
+    keep = "last" if tracers is None else slice(len(quadrature.masses), None)
     return simulate(network, problem, start, times, masses=masses, keep=keep, **options)
 
 

@@ -68,7 +68,7 @@ def ntk(
         Of the particles.
     kernel : (n, n), optional
         The training kernel where it is known already.
-    engine : what computes F_0 of the particles
+    engine : what computes F_0 and the kernels of the particles
 
     Raises
     ------
@@ -93,9 +93,11 @@ def ntk(
             cross = tangent.infinite(network, law, problem.test_inputs, problem.inputs)
     else:
         particles = _checks.particles(law_or_particles, problem.dim)
-        train = tangent.kernel(network, particles, problem.inputs, masses=masses) if kernel is None else kernel
+        if kernel is None:
+            kernel = tangent.kernel(network, particles, problem.inputs, masses=masses, engine=engine)
+        train = kernel
         if has_test:
-            cross = tangent.kernel(network, particles, problem.test_inputs, problem.inputs, masses)
+            cross = tangent.kernel(network, particles, problem.test_inputs, problem.inputs, masses, engine=engine)
         if network.scaling.shift is None:
             at_start = DataField(network, problem, particles, masses, engine)
             state = at_start.state(particles)
