@@ -11,11 +11,17 @@ _SHARE = 0.8  # of the free memory that a computation may take unless told other
 
 
 def check(
-    needed: Mapping[str, float], what: str, remedy: str, max_bytes: float | None = None, free: float | None = None
+    needed: Mapping[str, float],
+    what: str,
+    remedy: str,
+    max_bytes: float | None = None,
+    free: float | None = None,
+    adjustable: bool = True,
 ) -> None:
     """Refuse a computation whose parts (name -> bytes) sum to more than `max_bytes`; None: 80 % of the free memory.
 
     free : bytes that are free where the computation is; default those of this machine
+    adjustable : whether whoever asked can give another `max_bytes`
 
     Raises InputError with the parts and the remedy.
     """
@@ -27,7 +33,8 @@ def check(
     if total > limit:
         parts = ", ".join(f"{name} {size(number)}" for name, number in needed.items())
         raise InputError(
-            f"{what} needs {size(total)} ({parts}), more than {size(limit)}, {meaning}. {remedy}, or raise max_bytes."
+            f"{what} needs {size(total)} ({parts}), more than {size(limit)}, {meaning}. {remedy}"
+            f"{', or raise max_bytes' if adjustable else ''}."
         )
 
 

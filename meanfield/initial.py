@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import ndtri, roots_hermitenorm
 
-from . import _checks
+from . import _checks, _memory
 from .errors import InputError
 
 _MOST_SOBOL_DIMENSIONS = 21201  # of SciPy's direction numbers
@@ -69,9 +69,16 @@ def gaussian(
     law = GaussianLaw(dim, sigma_a, sigma_w)
     if paired and n_particles % 2:
         raise InputError(f"n_particles is {n_particles}; needed: an even number for paired=True.")
+    _fits(n_particles, 1 + dim, 2)
     rng = _checks.generator(seed)
     drawn = rng.standard_normal((n_particles // 2 if paired else n_particles, 1 + dim)) * law.scales
     return np.concatenate([drawn, drawn * np.r_[-1.0, np.ones(dim)]]) if paired else drawn
+
+
+def _fits(number, width, arrays):
+    """Refuse what the memory would not hold, with the arrays that are there while it is made."""
+    needed = {"particles": 8 * arrays * number * width}
+    _memory.check(needed, f"a cloud of {number:,} particles", "Use fewer particles", adjustable=False)
 
 
 def sobol(law: GaussianLaw, n_nodes: int, seed: int = 0) -> Quadrature:
@@ -87,6 +94,7 @@ def sobol(law: GaussianLaw, n_nodes: int, seed: int = 0) -> Quadrature:
     if n_nodes & (n_nodes - 1):
         near = 1 << n_nodes.bit_length()
         raise InputError(f"n_nodes is {n_nodes}; needed: a power of two for Sobol points, such as {near}.")
+    _fits(n_nodes, 1 + law.dim, 3)
     from scipy.stats import qmc  # takes longer to import than all the rest
 
     uniform = qmc.Sobol(1 + law.dim, scramble=True, rng=_checks.generator(seed)).random(n_nodes)

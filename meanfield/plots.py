@@ -47,8 +47,8 @@ def limits(report: Mapping[str, Any], arrays: Mapping[str, Any]) -> "Figure":
         _power_laws(
             panels[0, 1],
             (
-                (rows["function_error_mf"], _MF, "o", r"$\alpha=1$"),
-                (rows["residual_error_ntk_infinite"], _NTK, "s", r"$\alpha=\sqrt{N}$"),
+                (rows["function_error_mf"], _MF, "o", r"$\alpha=1$, test"),
+                (rows["residual_error_ntk_infinite"], _NTK, "s", r"$\sqrt{N}$, train"),
                 (rows["residual_error_ntk_own"], _NTK, "^", r"same, own $K$"),
             ),
             "Distance of f to its limit",
@@ -133,11 +133,16 @@ def _power_laws(axes: "Axes", series, title: str, ylabel: str) -> None:
             axes.plot(widths, mean, marker, color=color, label=label)
             continue
         low, high = np.array(row["mean_ci95"]).T
-        interval = "[{:.2f}, {:.2f}]".format(*row["slope_ci95"])
+        interval = "[{}, {}]".format(*map(_rounded, row["slope_ci95"]))
         face = "white" if marker in "^D" else color
         axes.fill_between(widths, low, high, color=color, alpha=0.2, linewidth=0)
         axes.plot(
-            widths, mean, marker, color=color, label=f"{label}: {row['slope']:.2f} {interval}", markerfacecolor=face
+            widths,
+            mean,
+            marker,
+            color=color,
+            label=f"{label}: {_rounded(row['slope'])} {interval}",
+            markerfacecolor=face,
         )
         axes.plot(widths, np.exp(row["intercept"]) * widths ** row["slope"], color=color, linewidth=0.8)
     axes.set(xscale="log", yscale="log", xlabel="width N", ylabel=ylabel, title=title)
@@ -146,6 +151,10 @@ def _power_laws(axes: "Axes", series, title: str, ylabel: str) -> None:
     low, high = axes.get_ylim()
     axes.set_ylim(low, high * (high / low) ** (0.13 * len(series)))  # room for the legend above the points
     axes.legend(loc="upper right", handlelength=1.0, handletextpad=0.4, borderaxespad=0.0)
+
+
+def _rounded(slope: float) -> str:
+    return f"{round(slope, 2) + 0.0:.2f}"  # no "-0.00"
 
 
 def _widths_of(series) -> list[int]:
@@ -174,4 +183,4 @@ def _gram(figure: "Figure", panels, arrays: Mapping[str, Any]) -> None:
         axes.tick_params(length=0)
         axes.set_xlabel("inputs by class")
         axes.set_ylabel("inputs by class")
-    figure.colorbar(panels[-1].images[0], ax=list(panels), shrink=0.85, pad=0.02, label="K")
+    figure.colorbar(panels[-1].images[0], ax=list(panels), shrink=0.85, pad=0.02, label="K", extend="both")

@@ -301,6 +301,11 @@ def test_peers_are_chosen():
     assert run.check_peers("jax") == ["numpy", "jax"]
     with pytest.raises(InputError, match="unknown peer"):
         run.check_peers("jax,cupy")
+    with pytest.raises(InputError, match="peers is ''; needed: of numpy, torch, jax"):
+        run.check_peers("")
+    assert run.check_peers(None, "cuda") == ["torch", "jax", "cupy"]
+    with pytest.raises(InputError, match="unknown peer"):
+        run.check_peers("numpy", "cuda")
 
 
 def test_the_command_line_starts_without_peers():

@@ -14,7 +14,7 @@ from meanfield.errors import DeviceError
 
 HERE = Path(__file__).parent
 INSTALLED = importlib.util.find_spec("numba_cuda") is not None
-PACKAGE = pytest.mark.skipif(not INSTALLED, reason="numba-cuda is not installed: pip install 'meanfield[cuda13]'")
+PACKAGE = pytest.mark.skipif(not INSTALLED, reason="numba-cuda is not installed: pip install '.[cuda13]'")
 
 
 def run(*arguments, **environment):
@@ -45,7 +45,7 @@ def test_without_the_package(monkeypatch):
     monkeypatch.setattr(util, "find_spec", lambda name, *rest: None if name == "numba_cuda" else found(name, *rest))
     monkeypatch.delitem(sys.modules, "meanfield.engines.cuda_device", raising=False)
     problem, start = mf.problems.teacher_student(dim=2, n=5, seed=1), mf.initial.gaussian(6, 2, seed=2)
-    with pytest.raises(DeviceError, match=r"needs the package numba-cuda, .* pip install \"meanfield\[cuda13\]\""):
+    with pytest.raises(DeviceError, match=r"needs the package numba-cuda, .* pip install \"numba-cuda\[cu13\]\""):
         mf.simulate(mf.Network("tanh"), problem, start, [0.1], engine="cuda")
     assert "needs the package numba-cuda" in engines.doctor()["cuda"]
 

@@ -31,7 +31,7 @@ def _installed(name):
 
 
 MISSING = [name for name in NEEDED if not _installed(name)]
-pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not installed: 'meanfield[cuda13]'")
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} not installed: pip install '.[cuda13]'")
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100")
 FREE = ("combine", "error_norm", "is_finite", "gram", "sum_rows", "add", "place", "noise")  # of formulas

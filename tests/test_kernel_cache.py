@@ -695,7 +695,8 @@ def test_the_surroundings_are_the_engine_s_sources(tmp_path, monkeypatch):
     assert digest() == cpu_cache._surroundings()
     sources = [*(tmp_path / "meanfield" / "engines").glob("cpu*.py")]
     sources += [
-        tmp_path / "meanfield" / name for name in ("engines/coefficients.py", "vocabulary.py", "interactions.py")
+        tmp_path / "meanfield" / name
+        for name in ("engines/coefficients.py", "engines/elementary.py", "vocabulary.py", "interactions.py")
     ]
     assert len(sources) > 8
     for source in sources:
@@ -752,6 +753,18 @@ def test_the_folder(monkeypatch, tmp_path):
     for unset in ("", None):
         monkeypatch.setenv("NUMBA_CACHE_DIR", "") if unset == "" else monkeypatch.delenv("NUMBA_CACHE_DIR")
         assert cpu_cache.folder().name == "meanfield" and tmp_path not in cpu_cache.folder().parents
+
+
+def test_doctor_says_where_machine_code_cannot_be_kept(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "meanfield").mkdir()
+    (tmp_path / "open" / "meanfield").chmod(0o777)
+    for place in (tmp_path / "file" / "x", tmp_path / "open"):
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(place))
+        assert "not used: it cannot be written to" in cpu.doctor()["machine code"], place
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "new" / "folder"))
+    assert cpu_cache.usable()
 
 
 def test_formulas_of_the_package_are_all_kept():

@@ -13,6 +13,7 @@ import pytest
 
 from meanfield import Scaling, _machine, datasets, fit, initial, plots, problems, simulate, transport
 from meanfield._files import write_atomically
+from meanfield.cli import table
 from meanfield.errors import InputError
 from meanfield.experiments import limits as job
 from meanfield.experiments.quantities import QUANTITIES, floor_exponent
@@ -247,7 +248,18 @@ def test_a_signal_leaves_no_files(tmp_path, number, code, delay):
     _, complaint = process.communicate(timeout=60)
     assert process.returncode == code, complaint
     assert complaint == f"meanfield: stopped by {signal.Signals(number).name}.\n"
-    assert list(folder.iterdir()) == []
+    assert not folder.exists()  # nor the folder, which was made for them
+
+
+def test_a_folder_that_was_there_stays(tmp_path):
+    kept = tmp_path / "mine.txt"
+    kept.write_text("mine")
+    command = [sys.executable, "-m", "meanfield", "limits", "--out", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(4.0)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert list(tmp_path.iterdir()) == [kept] and kept.read_text() == "mine"
 
 
 def test_list_and_doctor(tmp_path):
@@ -270,6 +282,32 @@ def test_settings_refuse_what_does_not_fit():
         job.Settings(seeds=1)
     with pytest.raises(InputError, match="Did you mean 'tanh'"):
         job.Settings(activation="tahn")
+
+
+def test_a_ladder_that_does_not_fit_the_memory_is_refused_before_any_work():
+    with pytest.raises(InputError, match=r"a ladder up to N = 1,000,000,000 with 2 seeds needs .*Use smaller widths"):
+        job.run(job.Settings(widths=(64, 10**9), seeds=2))
+
+
+def test_defaults_are_the_engine_s(monkeypatch):
+    """On a device to a million particles in float32; what is given is kept."""
+    monkeypatch.setattr(job.engines, "find", lambda engine: engine)
+    assert job.Settings().widths == (64, 128, 256, 512, 1024, 2048) and job.Settings().dtype == "float64"
+    wide = job.Settings(engine="cuda")
+    assert wide.widths[0] == 64 and wide.widths[-1] == 2**20 and wide.dtype == "float32"
+    assert job.Settings(engine="cuda", widths=(8, 16), dtype="float64").widths == (8, 16)
+
+
+def test_float32_has_a_float64_run_beside_it():
+    """Its rounding is seen (in float64 it would be zero), and is small beside the errors; float64 needs no such run."""
+    few = {"problem": "bilinear", "widths": (16, 32), "seeds": 4, "n_times": 3, "coupling_widths_to": 16}
+    narrow = job.run(job.Settings(dtype="float32", **few))
+    for regime in ("mf", "ntk"):
+        found = narrow.report["precision"][f"float64_differs_{regime}"]
+        assert 0 < found["sup_rms"] < 1e-4 and found["share_of_smallest_error"] < 0.01
+    assert "float32: a float64 run differs by" in table(narrow.report)
+    assert narrow.quantities["coupling_distance"]["widths"] == [16]
+    assert job.run(job.Settings(**few)).report["precision"] == {}
 
 
 def test_w2_is_measured_only_where_asked():

@@ -102,6 +102,12 @@ def test_a_tangent_kernel_takes_what_it_says(n, m):
         tracemalloc.stop()
 
 
+def test_a_tangent_kernel_s_estimate_too_small_is_caught(monkeypatch):
+    monkeypatch.setattr(engines.cpu, "estimate_gram", lambda *given: {})
+    with pytest.raises(AssertionError):
+        test_a_tangent_kernel_takes_what_it_says(300, 200)
+
+
 def test_an_estimate_too_small_is_caught():
     _, start = problem_and_start()
     assert peak_over_estimate("float64", "euler", -4 * start.nbytes) > 1.0
@@ -131,3 +137,11 @@ def test_estimate_of_what_is_no_count(arguments, message):
         engines.estimate(*arguments)
     with pytest.raises(InputError, match="dtype is 'int8'"):
         engines.estimate(10, 2, 3, dtype="int8")
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: mf.initial.gaussian(10**11, 3), lambda: mf.initial.sobol(mf.GaussianLaw(3), 2**40)]
+)
+def test_a_cloud_that_does_not_fit_is_refused(make):
+    with pytest.raises(InputError, match=r"a cloud of [\d,]+ particles needs .*Use fewer particles\.$"):
+        make()

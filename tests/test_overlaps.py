@@ -166,3 +166,27 @@ def test_a_formula_that_does_not_compile_is_named():
 
 def test_repr():
     assert repr(OVERLAPS[ACTIVATIONS["erf"]]) == "Overlap('erf')"
+
+
+def scaled_relu(size, formula, dtype=np.float32):
+    """E[phi phi'] over its value at |w| = 1, times size^-2, at weights of this size."""
+    q, c, p = (np.array([each], dtype) for each in (0.9, 0.3, 1.7))
+    square = np.array([size], dtype) ** 2
+    value, in_c, in_q = formula(q * square, c * square, p * square)
+    one = OVERLAPS[relu](q.astype(float), c.astype(float), p.astype(float))
+    return [(value / square)[0] / one[0][0], in_c[0] / one[1][0], in_q[0] / one[2][0]]
+
+
+@pytest.mark.parametrize("size", [1e-15, 1e-12, 1e10, 1e15])
+def test_relu_in_float32_at_small_and_large_weights(size):
+    np.testing.assert_allclose(scaled_relu(size, OVERLAPS[relu]), 1.0, rtol=1e-5)
+
+
+def test_products_out_of_order_are_caught():
+    def careless(c, q, s, p, t):
+        value, in_c, in_q = OVERLAPS[relu].formula(c, q, s, p, t)
+        return q * p * (s * t) * (value / (q * s * p * t)), in_c, in_q
+
+    with np.errstate(all="ignore"):
+        found = scaled_relu(1e10, Overlap("careless", OVERLAPS[relu].scale, careless))
+    assert not np.allclose(found, 1.0, rtol=1e-5)

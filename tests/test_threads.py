@@ -168,3 +168,17 @@ def test_parallel_loops_that_do_not_take_turns_are_caught():
     lock = "import contextlib; from meanfield.engines import cpu; cpu._parallel = contextlib.nullcontext()"
     done = concurrent("workqueue", lock)
     assert done.returncode != 0 and "Concurrent access has been detected" in done.stderr
+
+
+LAYER = "import numba, meanfield; print(*numba.config.THREADING_LAYER_PRIORITY)"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "first"), [({}, "omp"), ({"NUMBA_THREADING_LAYER_PRIORITY": "workqueue tbb omp"}, "workqueue")]
+)
+def test_openmp_comes_first_unless_another_is_chosen(chosen, first):
+    variables = {name: value for name, value in os.environ.items() if name != "NUMBA_THREADING_LAYER_PRIORITY"}
+    done = subprocess.run(
+        [sys.executable, "-c", LAYER], capture_output=True, text=True, env={**variables, **chosen}, check=True
+    )
+    assert done.stdout.split()[0] == first

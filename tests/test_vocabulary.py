@@ -13,10 +13,8 @@ from numba import njit
 from meanfield import vocabulary
 from meanfield.activations import ACTIVATIONS
 from meanfield.engines import coefficients
+from meanfield.engines.cpu_loops import LOOP  # under which a vocabulary function must stay accurate
 from meanfield.engines.cpu_single import in_own_type
-
-# What the engine's loops allow LLVM: a vocabulary function must stay accurate under it.
-LOOP = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy"}
 
 
 @cache

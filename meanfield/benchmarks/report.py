@@ -68,7 +68,10 @@ def _facts(report) -> list[str]:
             lines.append(f"multiplications with additions, {dtype}: {found['fma_gflops']:.0f} GFLOP/s")
     above = [row["name"] for row in report["cases"] if (row["percent_of_peak"] or 0.0) > 100.0]
     if above:
-        lines.append(f"above the peak as measured: {', '.join(dict.fromkeys(above))}")
+        lines.append(
+            "above the peak as measured, which a busy machine makes too low (then no percentage is to be trusted): "
+            + ", ".join(dict.fromkeys(above))
+        )
     if peak["copy_gb_per_s"]:
         lines.append(f"copy, read and written: {peak['copy_gb_per_s']:.1f} GB/s")
     return lines

@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_info
 from tqdm.auto import tqdm
 
 from .. import _checks, _machine, engines
+from ..errors import InputError
 from . import timing
 from .cases import (
     CASES,
@@ -120,6 +121,8 @@ def check_peers(peers: str | Iterable[str] | None, engine: str = "cpu") -> list[
     if peers is None:
         return list(families)
     names = [each.strip() for each in peers.split(",") if each.strip()] if isinstance(peers, str) else list(peers)
+    if not names:
+        raise InputError(f"peers is {peers!r}; needed: of {', '.join(families)}, with commas.")
     for name in names:
         _checks.find(families, name, "peer")
     return [name for name in families if name in names or name == "numpy"]
@@ -376,7 +379,7 @@ def _peaks(pool: Pool, families, absent, peak: dict[str, Any]) -> None:
 
 
 def _absence(family):
-    return f"not installed; pip install {PACKAGES.get(family, family)}, or 'meanfield[bench]' for every peer"
+    return f"not installed; pip install {PACKAGES.get(family, family)}"
 
 
 def _describe(families: list[str], on_device: bool) -> dict[str, Any]:

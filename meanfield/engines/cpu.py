@@ -45,6 +45,8 @@ __all__ = [
 # by side on two busy cores neither ended within 250 s while their idle threads spun on each other's cores; asleep, both
 # took 69 s. A job alone (25 s) gives up 5 to 10 %. Whoever sets the variable is obeyed.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+if "NUMBA_THREADING_LAYER_PRIORITY" not in os.environ:  # Numba's own order begins with TBB
+    config.THREADING_LAYER_PRIORITY = ["omp", "tbb", "workqueue"]  # type: ignore[attr-defined]
 
 NAME = "cpu"
 _MOST_THREADS: int = config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
@@ -299,7 +301,8 @@ def doctor() -> dict[str, str]:
     return {
         "threads": str(get_num_threads()),
         "threading layer": threading_layer(),
-        "machine code": str(cpu_cache.folder()),
+        "machine code": str(cpu_cache.folder())
+        + ("" if cpu_cache.usable() else " (not used: it cannot be written to)"),
     }
 
 

@@ -79,6 +79,18 @@ def folder() -> Path:
     return Path(platformdirs.user_cache_dir("meanfield", appauthor=False))
 
 
+def usable() -> bool:
+    """Whether machine code can be kept in that folder: it is this user's, and can be written to or made."""
+    place = folder()
+    try:
+        if place.exists():
+            return place.is_dir() and _is_ours(place) and os.access(place, os.W_OK)
+        above = next(each for each in place.parents if each.exists())
+        return above.is_dir() and os.access(above, os.W_OK)
+    except OSError:
+        return False
+
+
 def digest(function) -> str | None:
     """What a function computes, as a digest: its code with all that it closes over or refers to.
 

@@ -10,19 +10,24 @@ from typing import Any
 
 from llvmlite import binding, ir
 from numba import njit, types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.extending import intrinsic
 
 from ..errors import InputError
 
 _ROWS = 4  # of the block of accumulators
-_RUN = 32  # columns of x at a time, so that their rows of w stay in the first-level cache for all rows of x
+_RUN = 32  # columns of x at a time: their rows of w, 32 KB, are read again and again for all rows of x
 _CONTRACT = ("contract",)
 
 
 def _shape_of_block() -> tuple[int, int]:
     """Bytes of a vector, and vectors in a row of the block: 16 accumulators of 32 registers, or 8 of 16."""
-    widest = "64" if binding.get_host_cpu_features().get("avx512f") else "32"
+    features, named = config.CPU_FEATURES, config.CPU_NAME  # type: ignore[attr-defined]  # of another target than this
+    if features is not None:
+        wide = "+avx512f" in features
+    else:
+        wide = named in (None, "host") and binding.get_host_cpu_features().get("avx512f")
+    widest = "64" if wide else "32"
     chosen = os.environ.get("MEANFIELD_VECTOR_BYTES") or widest
     if chosen not in ("16", "32", "64"):
         raise InputError(f"MEANFIELD_VECTOR_BYTES is {chosen!r}; needed: 16, 32 or 64, or unset it.")

@@ -19,15 +19,15 @@ from . import cpu_lanes, noise
 from .cpu_single import pair_in_own_type
 from .cpu_vocabulary import EXACT  # which attaches the compiled vocabulary
 
-ROW_BYTES = 1024  # of a tile: whole blocks of vectors, and 32 rows stay in a first-level cache
+ROW_BYTES = 1024  # of a tile: whole blocks of vectors, and 32 rows are 32 KB
 _LINE_BYTES = 64
-BLOCK = 32  # inputs taken at a time: Z is 32 KB, and stays in the first-level cache with its share of W
+BLOCK = 32  # inputs taken at a time: Z is 32 KB
 RUN = 64 * BLOCK  # terms summed in the dtype of the cloud before their sum goes to one in float64
 
 LANES = {dtype: ROW_BYTES // np.dtype(dtype).itemsize for dtype in ("float64", "float32")}
 
 # Sums may be reassociated into vector lanes; NaN and infinity must survive, or a diverged run would go unseen.
-_LOOP: Any = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy", "nogil": True}
+LOOP: Any = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "error_model": "numpy", "nogil": True}
 _inline = njit(**EXACT)
 
 
@@ -149,7 +149,7 @@ def build_predict(phi, dtype, keep=False):
     add_product, occupied, weigh = tile.add_product, tile.occupied, tile.weigh
     unit, gradient = _inline(interactions.unit(phi)), _inline(interactions.unit_gradient(phi))
 
-    @njit(**_LOOP)
+    @njit(**LOOP)
     def sum_group(i, cloud, masses, inputs, features, stride, partial):
         group = i * stride % partial.shape[0]
         width, n_particles = cloud.shape
@@ -195,7 +195,7 @@ def build_jvp(phi, dtype):
     add_product, occupied, weigh = tile.add_product, tile.occupied, tile.weigh
     motion = _inline(interactions.unit_motion(phi))
 
-    @njit(**_LOOP)
+    @njit(**LOOP)
     def sum_group(i, cloud, velocity, masses, inputs, stride, partial):
         group = i * stride % partial.shape[0]
         width, n_particles = cloud.shape
@@ -234,7 +234,7 @@ def build_vjp(phi, dtype):
     room, move, store = tile.totals, tile.move, tile.store
     gradient = _inline(interactions.unit_gradient(phi))
 
-    @njit(**_LOOP)
+    @njit(**LOOP)
     def sum_inputs(t, cloud, inputs, transposed, weights, mobility_a, mobility_w, velocity):
         width, n_particles = cloud.shape
         own, sums, z, totals = rows(width), rows(1 + transposed.shape[0]), rows(BLOCK), room(width)
@@ -268,7 +268,7 @@ def build_vjp_of_kept(dtype):
         tile.lanes, tile.rows, tile.add_product, tile.totals, tile.move, tile.store
     )  # fmt: skip
 
-    @njit(**_LOOP)
+    @njit(**LOOP)
     def sum_inputs(t, features, transposed, weights, mobility_a, mobility_w, velocity):
         width, n_particles = velocity.shape
         sums, pulls, totals = rows(1 + transposed.shape[0]), rows(BLOCK), room(width)
@@ -304,7 +304,7 @@ def chunks(size: int) -> int:
 def build_combine(dtype):
     """out = base + sum_j c_j s_j"""
 
-    @njit(**_LOOP)
+    @njit(**LOOP)
     def combine_chunk(chunk, out, base, s0, s1, s2, s3, s4, s5, s6, c):
         c0, c1, c2, c3, c4, c5, c6 = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
         part = slice(chunk * _CHUNK, (chunk + 1) * _CHUNK)
@@ -321,7 +321,7 @@ def build_error_norm(dtype):
     """Sum of squares of sum_j c_j s_j / (atol + rtol max(|before|, |after|)) for each chunk; not finite unless `after`
     is."""
 
-    @njit(**_LOOP)
+    @njit(**LOOP)
     def add_squares(chunk, before, after, s0, s1, s2, s3, s4, s5, s6, c, rtol, atol, partial):
         c0, c1, c2, c3, c4, c5, c6 = c[0], c[1], c[2], c[3], c[4], c[5], c[6]
         total = 0.0
@@ -340,7 +340,7 @@ def build_error_norm(dtype):
 def build_is_finite(dtype):
     """Whether all entries of each chunk are."""
 
-    @njit(**_LOOP)
+    @njit(**LOOP)
     def look(chunk, values, partial):
         good = True
         values = values[chunk * _CHUNK : (chunk + 1) * _CHUNK]
@@ -356,7 +356,7 @@ def build_noise(dtype):
     words, reals = _inline(noise.words), _inline(noise.build_reals(np.dtype(dtype).type))
     pair, low, half = pair_in_own_type(noise.pair), np.uint64(2**32 - 1), np.uint64(32)
 
-    @njit(**_LOOP)
+    @njit(**LOOP)
     def fill(chunk, out, seed_low, seed_high, step):
         width, n_particles = out.shape
         begin, end = chunk * _CHUNK, min((chunk + 1) * _CHUNK, n_particles)
@@ -387,7 +387,7 @@ def build_features(phi, dtype):
     lanes, rows, load, clear, add_product = tile.lanes, tile.rows, tile.load, tile.clear, tile.add_product
     gradient = _inline(interactions.unit_gradient(phi))
 
-    @njit(**_LOOP)
+    @njit(**LOOP)
     def fill(t, cloud, inputs, values, slopes):
         width, n_particles = cloud.shape
         own, z = rows(width), rows(BLOCK)
@@ -417,7 +417,7 @@ def build_gram(dtype):
     tile = tile_functions(dtype)
     lanes, rows, clear, add_product = tile.lanes, tile.rows, tile.clear, tile.add_product
 
-    @njit(**_LOOP)
+    @njit(**LOOP)
     def add_columns(i, x, y, masses, same, out):
         t = i // 2 if i % 2 == 0 else out.shape[1] // lanes - 1 - i // 2
         first = t * lanes
@@ -444,7 +444,7 @@ def build_pairwise(overlap, dtype):
     lanes, rows, load, clear = tile.lanes, tile.rows, tile.load, tile.clear
     add_product, room, move, store = tile.add_product, tile.totals, tile.move, tile.store
 
-    @njit(**_LOOP)
+    @njit(**LOOP)
     def sum_nodes(i, cloud, variances, nodes, transposed, node_variances, weights, xi_a, xi_w, velocity):
         width, n_particles = cloud.shape
         own, sums, z, own_variances, in_q = rows(width), rows(1 + transposed.shape[0]), rows(BLOCK), rows(2), rows(1)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import DeviceError
 
-_INSTALL = 'pip install "meanfield[cuda13]" (or cuda12, for drivers of CUDA 12)'
+_INSTALL = 'pip install "numba-cuda[cu13]" (or cu12, for drivers of CUDA 12)'
 
 
 def _import_target() -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from .. import _checks, _machine, datasets, engines, fit, initial, limits, problems, tangent, transport
+from .. import _checks, _machine, _memory, datasets, engines, fit, initial, limits, problems, tangent, transport
 from ..activations import ACTIVATIONS
 from ..errors import InputError
 from ..initial import GaussianLaw
@@ -170,6 +170,25 @@ def _precision_work(settings: Settings) -> int:
     return 2 * settings.widths[-1] if settings.dtype != "float64" else 0
 
 
+def _check_memory(settings: Settings, dim: int) -> None:
+    """Refuse a job whose particles on the host do not fit. What runs take beside them they check themselves."""
+    widest, row = settings.widths[-1], 8 * (1 + dim)
+    carried = sum(
+        number * max((width for width in settings.widths if width <= most), default=0)
+        for number, most in (
+            (settings.seeds, settings.coupling_widths_to),
+            (2 * min(settings.seeds, settings.w2_seeds), settings.w2_widths_to),
+        )
+    )
+    needed = {
+        "starts": settings.seeds * widest * row,
+        "limit": 3 * NODES_PER_WIDEST * widest * row,
+        "copies": 2 * (settings.n_times + 1) * carried * row,  # one by one, and then in one array
+    }
+    what, remedy = f"a ladder up to N = {widest:,} with {settings.seeds} seeds", "Use smaller widths or fewer seeds"
+    _memory.check(needed, what, remedy, adjustable=False)
+
+
 class _Sweep:
     """The stages of the job, each adding what it measured. Arrays are (seeds, widths, ...)."""
 
@@ -178,6 +197,7 @@ class _Sweep:
         self.problem = _checks.find(PROBLEMS, settings.problem, "problem").build()
         self.law, self.times = GaussianLaw(self.problem.dim), settings.times
         seeds, widths = settings.seeds, settings.widths
+        _check_memory(settings, self.problem.dim)
         # A seed's narrow nets are the beginning of its widest one; fresh samples come from streams of their own.
         self.starts = [self._sample(widths[-1], seed, 0) for seed in range(seeds)]
         self.w2_widths = tuple(width for width in widths if width <= settings.w2_widths_to)
