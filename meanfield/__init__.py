@@ -6,9 +6,8 @@ Training moves the cloud. With alpha = O(1) its law follows a transport equation
 alpha = O(sqrt N) the tangent kernel freezes (NTK). See docs/notation for the convention.
 """
 
-from importlib.metadata import version as _version
-
 from . import (
+    _machine,
     activations,
     datasets,
     diagnostics,
@@ -33,7 +32,7 @@ from .problems import Problem
 from .scaling import Scaling
 from .simulation import Run, simulate, simulate_coupled
 
-__version__ = _version("meanfield")
+__version__ = _machine.version("meanfield")
 
 __all__ = [
     "Activation",

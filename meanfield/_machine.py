@@ -4,10 +4,18 @@ import platform
 from importlib import metadata
 
 
+def version(name: str) -> str:
+    """The version of a package; "unknown" where it is not installed, but a checkout that is imported from, say."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
 def versions() -> dict[str, str]:
     """Versions of everything that shapes the numbers."""
     names = ("meanfield", "numpy", "numba", "scipy", "pot", "h5py", "matplotlib")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
 def processor() -> str:

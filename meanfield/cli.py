@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,7 +37,7 @@ def root(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and log more.")] = False,
 ) -> None:
     if version:
-        typer.echo(metadata.version("meanfield"))
+        typer.echo(_machine.version("meanfield"))
         raise typer.Exit
     if debug:
         logging.basicConfig(level=logging.DEBUG)

@@ -52,13 +52,18 @@ def kernel(
     inputs, other, particles = _points(network, inputs, other, particles)
     masses = _checks.masses(masses, len(particles), "masses")
     engine = engines.find(engine)
-    needed = {
-        **engine.estimate_gram(len(inputs), len(other)),
+    computing = engine.estimate_gram(len(inputs), len(other))
+    here = {
         "inputs": 3 * 8 * (len(inputs) + len(other)) * (inputs.shape[1] + 4),
         "kernel": 3 * 8 * len(inputs) * len(other),
     }
-    what = f"a tangent kernel of {len(inputs)} x {len(other)} inputs"
-    _memory.check(needed, what, "Use fewer inputs", max_bytes)
+    what, free = f"a tangent kernel of {len(inputs)} x {len(other)} inputs", engine.free_memory()
+    if free is None:
+        _memory.check({**computing, **here}, what, "Use fewer inputs", max_bytes)
+    else:
+        computing["cloud"] = 8 * particles.size
+        _memory.check(computing, f"{what}, on the device,", "Use fewer inputs", max_bytes, free)
+        _memory.check(here, what, "Use fewer inputs", max_bytes)
     cloud, packed_masses = engine.pack(particles, "float64"), engine.pack_masses(masses, "float64")
     points = engine.pack_inputs(inputs, "float64")
     points_other = None if other is inputs else engine.pack_inputs(other, "float64")

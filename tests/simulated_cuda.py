@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import small_cuda
 from test_engines import OPERATIONS, TOLERANCE, case, computed, exact, numbers
 
 import meanfield as mf
@@ -314,3 +315,9 @@ def test_formulas_that_cannot_be_traced(formula, message):
 def test_estimate():
     parts = engines.estimate(1000, 20, 3, dtype="float32", clouds=2, engine="cuda")
     assert parts["clouds"] == 2 * 1000 * 4 * 4 and all(number >= 0 for number in parts.values())
+
+
+def test_every_kernel_once(monkeypatch):
+    """What compute-sanitizer looks at on a device."""
+    monkeypatch.setattr(cuda_gemm, "LEAST_DIM", 3)
+    small_cuda.main(shapes=((9, 7, 2), (5, 6, 3)), dtypes=("float64",))

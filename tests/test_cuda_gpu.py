@@ -25,7 +25,16 @@ pytestmark = [
 ]
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
 DTYPES = pytest.mark.parametrize("dtype", TOLERANCE)
-SHAPES = [(1, 1, 1), (1000, 130, 2), (4097, 1000, 20), (3000, 300, 33), (2000, 100, 100), (500, 4100, 5)]
+# The last two of any dimension: by matrix products where CuPy is, else by the engine's own kernels.
+SHAPES = [
+    (1, 1, 1),
+    (1000, 130, 2),
+    (4097, 1000, 20),
+    (3000, 300, 33),
+    (500, 4100, 5),
+    (2000, 100, 100),
+    (70_000, 200, 784),
+]
 OTHERS = ("pairwise", "gram")
 
 
@@ -64,6 +73,36 @@ def test_after_a_thousand_steps(dtype):
         for engine, each in (("cuda", dtype), ("cpu", "float64"))
     ]
     assert relative(runs[0].particles, runs[1].particles) < {"float64": 1e-10, "float32": 1e-3}[dtype]
+
+
+@DTYPES
+def test_noise_is_that_of_the_cpu(dtype):
+    start = np.zeros((5000, 7))
+    on_device, on_host = (
+        engine.unpack(engine.noise(engine.pack(start, dtype), 2**40 + 3, 17), 5000) for engine in (CUDA, cpu)
+    )
+    assert np.abs(on_device - on_host).max() < {"float64": 1e-13, "float32": 1e-5}[dtype]
+
+
+def test_without_cupy(monkeypatch):
+    """The engine's own kernels of any dimension."""
+    from meanfield.engines import cuda_gemm
+
+    monkeypatch.setattr(cuda_gemm, "available", lambda: False)
+    test_against_the_cpu("vjp", (2000, 100, 100), "float32")
+
+
+def test_limits_and_benchmark_run(tmp_path):
+    """Small ones, from start to end; times are for the benchmark to tell."""
+    from meanfield.benchmarks import cases, run
+    from meanfield.experiments import limits
+
+    pytest.importorskip("ot", reason="the limits job needs POT")
+    found = limits.run(limits.Settings(problem="teacher-student", engine="cuda", widths=(64, 256), seeds=4))
+    assert 0 < found.report["precision"]["float64_differs_mf"]["sup_rms"] < 1e-3
+    small = [cases.Case("velocity", 100, 1000, 3, "float32", "tanh", memory=True)]
+    measured = run.run("cuda", cases=small, effort=run.DEVICE_QUICK)
+    assert measured["cases"][0]["ms"]["ours"] > 0
 
 
 def test_runs_leak_nothing():

@@ -1,6 +1,7 @@
 """Imports go one way, heavy libraries have one importer each, and `import meanfield` loads none of the slow ones."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -269,3 +270,36 @@ def test_the_command_line_starts_without_figures():
     """`meanfield --help` waits for neither POT nor Matplotlib; what is loaded is seen."""
     assert not loaded("import meanfield.cli") & {"ot", "matplotlib"}
     assert "matplotlib" in loaded("import meanfield, matplotlib")
+
+
+WITHOUT = """
+import sys
+from importlib import metadata
+
+for name in ("ot", "platformdirs", "pydantic"):
+    sys.modules[name] = None  # whose import fails from now on
+found = metadata.version
+def version(name):
+    if name in ("meanfield", "pot"):
+        raise metadata.PackageNotFoundError(name)
+    return found(name)
+metadata.version = version
+
+import meanfield as mf
+from meanfield import cli
+from meanfield.benchmarks import cases, run
+
+problem, start = mf.problems.teacher_student(dim=2, n=20, seed=1), mf.initial.gaussian(30, 2, seed=2)
+mf.simulate(mf.Network("tanh"), problem, start, [0.1])
+small = [cases.Case("velocity", 20, 30, 2, "float64", "tanh")]
+found = run.run(cases=small, peers="numpy", effort=run.Effort(rounds=(2, 2), seconds=0.01, matmul=16, copy=2**10))
+print(mf.__version__, found["machine"]["versions"]["pot"], sorted(found["cases"][0]["ms"]))
+"""
+
+
+def test_it_runs_from_a_checkout_without_the_packages_of_other_parts(tmp_path):
+    """Without POT (W2 alone needs it), without platformdirs where a cache folder is named, and not installed itself."""
+    variables = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "NUMBA_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, env=variables)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "unknown unknown ['numpy', 'numpy-tiled', 'ours']"

@@ -27,7 +27,7 @@ def _import_target() -> Any:
 
 
 cuda = _import_target()
-SIMULATED: bool = bool(cuda.config.ENABLE_CUDASIM) if hasattr(cuda, "config") else False
+SIMULATED: bool = bool(getattr(getattr(cuda, "config", None), "ENABLE_CUDASIM", False))
 
 
 def require() -> None:
