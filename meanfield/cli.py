@@ -137,10 +137,14 @@ def bench_command(
 
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise InputError(f"--json {out} cannot be a file; needed: the name of a file in a folder that exists.")
-    result = run.run(engine, peers, quick=quick, progress=True)
-    if out is not None:
+
+    def keep(result):
         text = _json(result) + "\n"
-        write_atomically(out, lambda path: path.write_text(text))
+        if out is not None:
+            write_atomically(out, lambda path: path.write_text(text))
+
+    result = run.run(engine, peers, quick=quick, progress=True, after_each=keep)
+    keep(result)
     typer.echo(report.text(result))
     if out is not None:
         typer.echo(f"\nwrote {out}")

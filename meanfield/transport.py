@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable
+from importlib import util
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -10,6 +11,12 @@ from . import _checks
 from .errors import ConvergenceError, InputError
 
 _MOST_ITERATIONS = 100_000_000  # POT's default, 100,000, stops 10 % too high at N = 4,000 with only a warning
+
+
+def require() -> None:
+    """Raise InputError, with what to do, where POT is not installed."""
+    if util.find_spec("ot") is None:
+        raise InputError("exact Wasserstein distances need POT, which is not installed; needed: pip install pot.")
 
 
 def w2(
@@ -51,6 +58,7 @@ def w2(
             "thin the clouds or raise max_points."
         )
     masses_a, masses_b = _checks.masses(masses_a, len(a), "masses_a"), _checks.masses(masses_b, len(b), "masses_b")
+    require()
     import ot  # slow to import, and not needed for anything else
 
     with warnings.catch_warnings():

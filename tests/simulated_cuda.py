@@ -320,4 +320,4 @@ def test_estimate():
 def test_every_kernel_once(monkeypatch):
     """What compute-sanitizer looks at on a device."""
     monkeypatch.setattr(cuda_gemm, "LEAST_DIM", 3)
-    small_cuda.main(shapes=((9, 7, 2), (5, 6, 3)), dtypes=("float64",))
+    small_cuda.main(shapes=(((9, 7, 2), True), ((5, 6, 3), True), ((5, 6, 3), False)), dtypes=("float64",))

@@ -89,7 +89,7 @@ def signature(operation, dtype):
     def array(dimensions, kind=real):
         return types.Array(kind, dimensions, "C")
 
-    stages = (array(1),) * 9 + (real,) * 7
+    stages = (array(2),) * 9 + (real,) * 7
     return {
         "predict": (array(2), array(1), array(2), array(2)),
         "jvp": (array(2), array(2), array(1), array(2), array(2)),
@@ -100,7 +100,7 @@ def signature(operation, dtype):
         "gram": (array(2), array(2), array(1), index, array(2)),
         "combine": stages,
         "error_norm": (*stages, real, real, array(1)),
-        "is_finite": (array(1), array(1, types.int32)),
+        "is_finite": (array(2), array(1, types.int32)),
         "sum_rows": (array(2), wide, array(1, wide)),
         "pull": (array(2), wide, array(1, wide), array(1, wide), array(1, wide), array(1)),
         "noise": (array(2), index, index, index),
@@ -187,14 +187,15 @@ def test_a_kernel_that_does_not_compile_is_caught():
 
 
 def test_a_literal_in_float64_is_caught():
-    from numba import cuda
+    from numba import cuda, types
 
     def widened(values, bad):
         i = cuda.grid(1)
         if i < values.size:
             values[i] = values[i] / 3.0 + 0.1
 
-    ptx, _, _ = assembled(widened, signature("is_finite", "float32"), "sm_90")
+    lines = tuple(types.Array(kind, 1, "C") for kind in (types.float32, types.int32))
+    ptx, _, _ = assembled(widened, lines, "sm_90")
     with pytest.raises(AssertionError):
         assert_narrow(ptx)
 

@@ -127,7 +127,7 @@ UNITS = {"simulate_step": STEPS}  # operations in one call, where it is not one
 def device_rates():
     """What measures the device: its clock, its copies and its arithmetic (`engines.cuda_rates`)."""
     rates = importlib.import_module("meanfield.engines.cuda_rates")
-    return {"timed": rates.timed, "copy": rates.copy, "fma": rates.fma}
+    return {"timed": rates.timed, "copy": rates.copy, "fma": rates.fma, "release": engines.find("cuda").free_memory}
 
 
 def memory(case: Case, engine: str) -> dict[str, float]:

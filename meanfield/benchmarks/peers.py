@@ -6,7 +6,8 @@
 PyTorch, JAX and, for its own, CuPy are imported here and nowhere else, when their contender starts. A contender is a
 function (device) -> operations that imports what it needs, device "cpu" or "cuda"; an operation maps a case to
 (call, probe) as in `ours`. `matmul` (dtype, size) and `copy` (bytes) give calls for the peaks. `timed`, where there is
-one, calls a function and says how long its work took on the device: (seconds, result).
+one, calls a function and says how long its work took on the device: (seconds, result). `release`, where there is one,
+gives back the memory of the device that the contender keeps for later.
 """
 
 import importlib
@@ -98,7 +99,8 @@ def cupy(device: str = "cuda") -> dict[str, Any]:
         end.synchronize()
         return 1e-3 * cp.cuda.get_elapsed_time(start, end), result
 
-    return {"velocity": velocity, "matmul": matmul, "timed": timed}
+    release = cp.get_default_memory_pool().free_all_blocks
+    return {"velocity": velocity, "matmul": matmul, "timed": timed, "release": release}
 
 
 def numpy_tiled(device: str = "cpu") -> dict[str, Any]:
@@ -325,7 +327,7 @@ def _torch_rates(torch, device):
     if device == "cpu":
         return {"matmul": matmul}
     torch.backends.cuda.matmul.allow_tf32 = False  # 32 bits, as the engine computes
-    return {"matmul": matmul, "timed": timed}
+    return {"matmul": matmul, "timed": timed, "release": torch.cuda.empty_cache}
 
 
 def jax(device: str = "cpu") -> dict[str, Any]:

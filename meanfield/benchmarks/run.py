@@ -10,7 +10,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata, util
@@ -31,6 +31,7 @@ from .cases import (
     KINDS,
     TOLERANCES,
     Case,
+    Contender,
     contenders,
     cores,
     disagreement,
@@ -136,6 +137,7 @@ def run(
     effort: Effort | None = None,
     quick: bool = False,
     progress: bool = False,
+    after_each: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Time the cases on this machine.
 
@@ -145,6 +147,7 @@ def run(
     peers : of "numpy", "torch", "jax", for engine "cuda" of "torch", "jax", "cupy": a list, or text with commas
         Default all; those that are not installed are skipped by name.
     cases : default `cases.CASES`, for engine "cuda" `cases.DEVICE_CASES`, of which `quick` takes some
+    after_each : is given the report so far after each case, for a run that may be cut short
     effort : default `FULL`, or `QUICK`; for engine "cuda" `DEVICE_FULL`, or `DEVICE_QUICK`
 
     Returns
@@ -191,7 +194,15 @@ def run(
                     row = _case(pool, case, present, right)
                     report["cases"].append(row | {"spent_s": time.perf_counter() - started})
                     bar.update()
+                    if after_each:
+                        _hold_against_rates(report, on_device, began)
+                        after_each(report)
                 _peaks(pool, families, absent, report["peak"])  # again: it may have been a slow spell
+    _hold_against_rates(report, on_device, began)
+    return report
+
+
+def _hold_against_rates(report: dict[str, Any], on_device: bool, began: float) -> None:
     for row in report["cases"]:
         peak = report["peak"].get(row["dtype"], {}).get("gflops")
         ours = row["ms"].get("ours")
@@ -200,7 +211,6 @@ def run(
         if row["kind"] == "velocity" and on_device and ours:
             _hold_against_floor(row, report["peak"])
     report["machine"]["seconds"] = time.perf_counter() - began
-    return report
 
 
 def _hold_against_floor(row: dict[str, Any], peak: dict[str, Any]) -> None:
@@ -232,15 +242,30 @@ def _case(pool: Pool, case: Case, peers: Sequence[str], right: dict[tuple, Any])
     if sought not in right:
         right[sought] = expected(case)
 
-    keys, times, calls = {}, {}, {}
     chosen = contenders(case, peers)
+    # On a device whose memory holds one large case, not those of all: one contender after another, each leaves nothing.
+    alone = pool.engine == "cuda" and case.pairs_bytes > 2**30
+    times: dict[str, list[float]] = {}
+    for some in [[each] for each in chosen] if alone else [chosen]:
+        times |= _timed(pool, case, some, right[sought], row)
+        if alone and some[0].label == "jax":  # which keeps what it has taken
+            pool.discard((some[0].worker, some[0].threads, some[0].label))
+    row["ms"] = {label: 1e3 * statistics.median(seconds) for label, seconds in times.items()}
+    row["rounds"] = {label: len(seconds) for label, seconds in times.items()}
+    return row | _compare(kind, times, row["ms"])
+
+
+def _timed(pool: Pool, case: Case, chosen: list[Contender], right: Any, row: dict[str, Any]) -> dict[str, list[float]]:
+    """Times of these contenders, round by round; why one is left out goes to the row."""
+    keys, times, calls = {}, {}, {}
     for each in chosen:
         key = each.worker, each.threads, each.label
         question = {"do": "prepare", "case": asdict(case), "operation": each.operation}
         answer = pool.ask(key, question, pool.effort.prepare_timeout)
-        reason = answer.get("skip") or _wrong(answer.pop("probe"), right[sought], case.dtype)
+        reason = answer.get("skip") or _wrong(answer.pop("probe"), right, case.dtype)
         if reason:
             row["skipped"][each.label] = reason
+            pool.ask(key, {"do": "release"}, pool.effort.timeout)
             continue
         keys[each.label], times[each.label] = key, []
         share = pool.effort.seconds / (pool.effort.rounds[0] * len(chosen))
@@ -254,9 +279,7 @@ def _case(pool: Pool, case: Case, peers: Sequence[str], right: dict[tuple, Any])
     _rounds(pool, keys, times, calls, row["skipped"])
     for key in keys.values():
         pool.ask(key, {"do": "release"}, pool.effort.timeout)
-    row["ms"] = {label: 1e3 * statistics.median(seconds) for label, seconds in times.items()}
-    row["rounds"] = {label: len(seconds) for label, seconds in times.items()}
-    return row | _compare(kind, times, row["ms"])
+    return times
 
 
 def _rounds(pool, keys, times, calls, skipped):

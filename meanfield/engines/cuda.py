@@ -39,6 +39,7 @@ _BLOCKS_EACH = 8  # blocks wanted for each multiprocessor, so that none waits fo
 _MOST_SHARES = 1 + STAGES  # of the inputs of a velocity, each with a cloud of its own
 _FEATURE_BYTES = 256 * 2**20
 _REDUCING_BLOCKS = 512
+_MOST_ROWS = 65535  # of a grid
 
 
 class Inputs(NamedTuple):
@@ -58,8 +59,7 @@ class Drive(NamedTuple):
 
 
 def pack(particles, dtype):
-    with _memory_for("a cloud", particles.size * np.dtype(dtype).itemsize):
-        return cuda.to_device(np.ascontiguousarray(particles.T, dtype))
+    return _to_device("a cloud", np.ascontiguousarray(particles.T, dtype))
 
 
 def unpack(cloud, n_particles, rows=slice(None)):
@@ -74,12 +74,16 @@ def unpack(cloud, n_particles, rows=slice(None)):
 
 
 def pack_masses(masses, dtype):
-    return cuda.to_device(np.array(masses, dtype))
+    return _to_device("masses", np.array(masses, dtype))
+
+
+def _to_device(what, array):
+    with _memory_for(what, array.nbytes):
+        return cuda.to_device(array)
 
 
 def pack_inputs(inputs, dtype):
-    with _memory_for("inputs", inputs.size * np.dtype(dtype).itemsize):
-        return Inputs(cuda.to_device(np.ascontiguousarray(inputs.T, dtype)), {})
+    return Inputs(_to_device("inputs", np.ascontiguousarray(inputs.T, dtype)), {})
 
 
 def features(cloud, inputs):
@@ -94,11 +98,12 @@ def estimate(n_particles, n, dim, dtype="float64", clouds=2):
         "masses and inputs": (n_particles + (dim + 1) * n) * itemsize,
         "sums": _splits(n_particles, n, dtype, dim) * n * itemsize + (8 + 3) * 8 * n,
         "shares": 0 if (shares := _shares(n_particles, n, dtype, dim)) == 1 else shares * cloud,
-        "products": 2 * (n + dim) * cuda_gemm.tile(n, n_particles, dtype) * itemsize if products else 0,
+        "products": 4 * (n + dim) * cuda_gemm.tile(n, n_particles, dtype) * itemsize if products else 0,
     }
 
 
 def free_memory():
+    cuda_gemm.release()
     return _memory.available() if cuda_device.SIMULATED else cuda_device.memory()[0]
 
 
@@ -117,11 +122,10 @@ def jvp(activation, cloud, velocity, masses, inputs):
 def _over_particles(operation, activation, cloud, masses, inputs, *velocity):
     """Sums over the particles at every input, (parts, n): over a part of them in each row, which waits to be added."""
     dim, n = inputs.columns.shape
-    kernel, splits = _sized(operation, activation, cloud), _splits(cloud.shape[1], n, cloud.dtype.name, dim)
+    each = _inputs_each(cloud.dtype.name, dim, n)
+    kernel, splits = _sized(operation, activation, cloud, each), _splits(cloud.shape[1], n, cloud.dtype.name, dim)
     partial = _room(inputs, "partial", (splits, n), cloud.dtype)
-    kernel[(_blocks(n, _inputs_each(cloud.dtype.name, dim)), splits), THREADS](
-        cloud, *velocity, masses, inputs.columns, partial
-    )
+    kernel[(_blocks(n, each), splits), THREADS](cloud, *velocity, masses, inputs.columns, partial)
     return partial
 
 
@@ -133,7 +137,7 @@ def vector(sums, factor=1.0, out=None):
 
 
 def pack_vector(values):
-    return cuda.to_device(np.array(values, dtype=np.float64))
+    return _to_device("a vector", np.array(values, dtype=np.float64))
 
 
 def unpack_vector(vector):
@@ -168,7 +172,7 @@ def _pulling(loss, dtype):
 
 
 def _rows(sums):
-    """Sums over particles in rows, a part of the particles in each; a vector is one row."""
+    """An array of two axes as it is, a cloud or sums of which a part of the particles has a row; a vector is one."""
     return sums if sums.ndim == 2 else sums.reshape((1, sums.size))
 
 
@@ -184,7 +188,8 @@ def _sums_by_products(operation, activation, cloud, masses, inputs, *velocity):
     kernel = _compiled(operation, activation, cloud.dtype.name)
     for row, first in enumerate(range(0, n_particles, size)):
         last = min(first + size, n_particles)
-        projections = [cuda_gemm.product(inputs.columns.T, each[1:, first:last]) for each in (cloud, *velocity)]
+        with _memory_for("projections", (1 + len(velocity)) * n * (last - first) * cloud.dtype.itemsize):
+            projections = [cuda_gemm.projections(inputs.columns, each, first, last) for each in (cloud, *velocity)]
         kernel[n, THREADS](*projections, cloud, *velocity, masses, first, partial, row)
     return partial
 
@@ -200,9 +205,10 @@ def _velocity_by_products(activation, cloud, inputs, pull, mobilities, out):
     for first in range(0, n_particles, size):
         last = min(first + size, n_particles)
         blocks = _blocks(last - first)
-        z = cuda_gemm.product(inputs.columns.T, cloud[1:, first:last])
-        kernel[(blocks, shares), THREADS](z, cloud, pull, first, in_a)
-        in_w = cuda_gemm.product(inputs.columns, z)
+        with _memory_for("projections", n * (last - first) * cloud.dtype.itemsize):
+            z = cuda_gemm.projections(inputs.columns, cloud, first, last)
+            kernel[(blocks, shares), THREADS](z, cloud, pull, first, in_a)
+            in_w = cuda_gemm.pulled(inputs.columns, z)
         place[(blocks, len(cloud)), THREADS](in_a, in_w, xi_a, xi_w, first, out)
     return out
 
@@ -252,7 +258,7 @@ def gram(activation, cloud, masses, inputs, other=None):
     same, other = other is None, inputs if other is None else other
     n, m, dtype = inputs.columns.shape[1], other.columns.shape[1], cloud.dtype
     step = min(cloud.shape[1], max(1, _FEATURE_BYTES // (2 * dtype.itemsize * (n + m))))
-    wide = [cuda.to_device(np.zeros(n * m)) for _ in range(2)]
+    wide = [_to_device("a kernel", np.zeros(n * m)) for _ in range(2)]
     block = _empty((n, m), dtype)
     side = cuda_loops.GRAM
     multiply, add = _compiled("gram", None, dtype.name), _compiled("add", None, dtype.name)
@@ -280,7 +286,7 @@ def _features(activation, cloud, inputs, first, some):
     values, slopes = (_empty((n, some), cloud.dtype) for _ in range(2))
     across = THREADS // 2
     kernel = _compiled("features", activation, cloud.dtype.name)
-    kernel[(-(-some // across), -(-n // 2)), (across, 2)](cloud, inputs.columns, first, values, slopes)
+    kernel[(-(-some // across), min(-(-n // 2), _MOST_ROWS)), (across, 2)](cloud, inputs.columns, first, values, slopes)
     return values, slopes
 
 
@@ -297,8 +303,8 @@ def combine(base, step, coefficients, stages, out=None):
     if len(groups) > 1 and any(result is each for each in stages):
         result = _empty(base.shape, base.dtype)
     for weights, some in groups:
-        arrays = (each.reshape(-1) for each in (result, start, *some))
-        kernel[_blocks(base.size), THREADS](*arrays, *weights)
+        arrays = map(_rows, (result, start, *some))
+        kernel[(_blocks(base.shape[base.ndim - 1]), len(base) if base.ndim == 2 else 1), THREADS](*arrays, *weights)
         start = result
     if out is None or result is out:
         return result
@@ -312,9 +318,9 @@ def error_norm(step, coefficients, stages, before, after, rtol, atol, n_particle
     if len(groups) > 1:
         raise InputError("the scheme has more than seven stages with an error; engine 'cuda' takes up to seven.")
     weights, some = groups[0]
-    blocks = min(_REDUCING_BLOCKS, _blocks(before.size))
+    blocks = min(_REDUCING_BLOCKS, _blocks(before.shape[before.ndim - 1]))
     partial = _scratch(blocks, before.dtype)
-    arrays = (each.reshape(-1) for each in (before, after, *some))
+    arrays = map(_rows, (before, after, *some))
     kernel = _compiled("error_norm", None, before.dtype.name)
     kernel[blocks, THREADS](*arrays, *weights, real(rtol), real(atol), partial)
     return float(partial.copy_to_host().sum(dtype=np.float64)), before.size
@@ -339,22 +345,22 @@ def noise(cloud, seed, step, out=None):
 
 
 def is_finite(cloud):
-    blocks = min(_REDUCING_BLOCKS, _blocks(cloud.size))
+    blocks = min(_REDUCING_BLOCKS, _blocks(cloud.shape[cloud.ndim - 1]))
     bad = _scratch(blocks, np.int32)
-    _compiled("is_finite", None, cloud.dtype.name)[blocks, THREADS](cloud.reshape(-1), bad)
+    _compiled("is_finite", None, cloud.dtype.name)[blocks, THREADS](_rows(cloud), bad)
     return not bad.copy_to_host().any()
 
 
-def _sized(operation, activation, cloud):
+def _sized(operation, activation, cloud, *each):
     """The kernel for the dimension of this cloud: of its own, or the one for any."""
     dim, dtype = len(cloud) - 1, cloud.dtype.name
     if dim > MOST_DIM[dtype]:
         return _compiled(f"{operation}_wide", activation, dtype)
-    return _compiled(operation, activation, dtype, dim)
+    return _compiled(operation, activation, dtype, dim, *each)
 
 
-def _inputs_each(dtype, dim):
-    return 1 if dim > MOST_DIM[dtype] else cuda_loops.inputs_each(dtype, dim)
+def _inputs_each(dtype, dim, n):
+    return 1 if dim > MOST_DIM[dtype] else cuda_loops.inputs_each(dtype, dim, n)
 
 
 def _particles_each(dtype, dim):
@@ -368,7 +374,7 @@ def _blocks(size, each=1):
 def _splits(n_particles, n, dtype, dim):
     """Parts of the particles in a prediction: as many as fill the device beside the blocks over the inputs."""
     wanted = _BLOCKS_EACH * cuda_device.multiprocessors()
-    return max(1, min(-(-n_particles // TILE), wanted // _blocks(n, _inputs_each(dtype, dim))))
+    return max(1, min(-(-n_particles // TILE), wanted // _blocks(n, _inputs_each(dtype, dim, n))))
 
 
 def _shares(n_particles, n, dtype, dim):

@@ -4,6 +4,7 @@
 """
 
 import math
+import os
 from functools import cache
 from importlib import metadata, util
 from types import SimpleNamespace
@@ -14,6 +15,9 @@ import numpy as np
 from ..errors import DeviceError
 
 _INSTALL = 'pip install "numba-cuda[cu13]" (or cu12, for drivers of CUDA 12)'
+
+
+os.environ.setdefault("NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS", "0")  # of sums over n numbers, which are small by nature
 
 
 def _import_target() -> Any:
@@ -44,15 +48,29 @@ def _missing() -> str | None:
     try:
         if cuda.is_available():
             cuda.current_context()
+            _try_compiler()
             return None
         reason = str(getattr(cuda, "cuda_error", lambda: "")() or "no CUDA driver or no device was found")
     except Exception as problem:
         reason = f"{type(problem).__name__}: {problem}"
     reason = " ".join(reason.split()).rstrip(".")
     return (
-        f"engine 'cuda' has no device ({reason}); needed: an NVIDIA GPU with its driver (`nvidia-smi` shows both). "
-        "Engine 'cpu' runs everything."
+        f"engine 'cuda' has no device ({reason}); needed: an NVIDIA GPU with its driver (`nvidia-smi` shows both), and "
+        f"the toolkit of that driver's CUDA: {_INSTALL}. Engine 'cpu' runs everything."
     )
+
+
+def _try_compiler() -> None:
+    """Compile and run a kernel: a toolkit that is missing, or too new for the driver, shows here and not in a run."""
+
+    @cuda.jit
+    def one(out):
+        out[0] = 1.0
+
+    out = cuda.device_array(1, np.float32)
+    one[1, 1](out)
+    if out.copy_to_host()[0] != 1.0:
+        raise RuntimeError("a first kernel wrote nothing")
 
 
 def describe() -> str:
@@ -73,8 +91,10 @@ def describe() -> str:
 
 
 def memory() -> tuple[float, float]:
-    """Free and total bytes of the device."""
-    free, total = cuda.current_context().get_memory_info()
+    """Free and total bytes of the device, once Numba has given back what it no longer needs."""
+    context = cuda.current_context()
+    context.deallocations.clear()
+    free, total = context.get_memory_info()
     return float(free), float(total)
 
 

@@ -7,6 +7,7 @@ in all 32 bits of float32 unless CUPY_TF32 is set in the environment.
 """
 
 import importlib
+import sys
 from functools import cache
 from importlib import util
 from typing import Any
@@ -33,12 +34,31 @@ def available() -> bool:
         return False
 
 
-def product(left: Any, right: Any) -> Any:
-    """left right, of arrays on the device; strides as they are."""
+def projections(columns: Any, cloud: Any, first: int, last: int) -> Any:
+    """X W of the particles from `first` to `last`: (n, tile)."""
     if SIMULATED:
-        return cuda.to_device(np.ascontiguousarray(left.copy_to_host() @ right.copy_to_host()))
+        return cuda.to_device(columns.copy_to_host().T @ cloud.copy_to_host()[1:, first:last])
     cupy = importlib.import_module("cupy")
-    return cuda.as_cuda_array(cupy.matmul(cupy.asarray(left), cupy.asarray(right)))
+    return _ours(cupy.matmul(cupy.asarray(columns).T, cupy.asarray(cloud)[1:, first:last]))
+
+
+def pulled(columns: Any, z: Any) -> Any:
+    """X' G: (d, tile)."""
+    if SIMULATED:
+        return cuda.to_device(columns.copy_to_host() @ z.copy_to_host())
+    cupy = importlib.import_module("cupy")
+    return _ours(cupy.matmul(cupy.asarray(columns), cupy.asarray(z)))
+
+
+def _ours(array: Any) -> Any:
+    """CuPy's array as Numba's; without waiting for it, for both launch on the one default stream."""
+    return cuda.as_cuda_array(array, sync=False)
+
+
+def release() -> None:
+    """Give back what CuPy keeps for later."""
+    if not SIMULATED and "cupy" in sys.modules:
+        sys.modules["cupy"].get_default_memory_pool().free_all_blocks()
 
 
 def tile(n: int, n_particles: int, dtype: Any) -> int:
@@ -55,11 +75,14 @@ def build_sum_units(unit: Any, dtype: str) -> Any:
     @cuda.jit
     def sum_units(z, cloud, masses, first, out, row):
         shared = cuda.shared.array(THREADS, real)
-        thread, k, total = cuda.threadIdx.x, cuda.blockIdx.x, zero
+        thread, k, total, lost = cuda.threadIdx.x, cuda.blockIdx.x, zero, zero
         for i in range(thread, z.shape[1], THREADS):
             mass = masses[first + i]
             if mass != zero:
-                total += mass * unit(cloud[0, first + i], z[k, i])
+                more = mass * unit(cloud[0, first + i], z[k, i]) - lost  # Kahan's sum
+                moved = total + more
+                lost = (moved - total) - more
+                total = moved
         shared[thread] = total
         cuda.syncthreads()
         half = THREADS // 2
@@ -82,11 +105,16 @@ def build_sum_motions(motion: Any, dtype: str) -> Any:
     @cuda.jit
     def sum_motions(z, dz, cloud, velocity, masses, first, out, row):
         shared = cuda.shared.array(THREADS, real)
-        thread, k, total = cuda.threadIdx.x, cuda.blockIdx.x, zero
+        thread, k, total, lost = cuda.threadIdx.x, cuda.blockIdx.x, zero, zero
         for i in range(thread, z.shape[1], THREADS):
             mass = masses[first + i]
             if mass != zero:
-                total += mass * motion(cloud[0, first + i], z[k, i], velocity[0, first + i], dz[k, i])
+                more = (
+                    mass * motion(cloud[0, first + i], z[k, i], velocity[0, first + i], dz[k, i]) - lost
+                )  # Kahan's sum
+                moved = total + more
+                lost = (moved - total) - more
+                total = moved
         shared[thread] = total
         cuda.syncthreads()
         half = THREADS // 2
@@ -109,10 +137,13 @@ def build_pull_units(gradient: Any, dtype: str) -> Any:
     def pull_units(z, cloud, weights, first, in_a):
         i, share = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.blockIdx.y
         if i < z.shape[1]:
-            n, a, total = weights.size, cloud[0, first + i], zero
+            n, a, total, lost = weights.size, cloud[0, first + i], zero, zero
             for k in range(share * n // cuda.gridDim.y, (share + 1) * n // cuda.gridDim.y):
                 of_a, of_z = gradient(a, z[k, i])
-                total += weights[k] * of_a
+                more = weights[k] * of_a - lost
+                moved = total + more
+                lost = (moved - total) - more
+                total = moved
                 z[k, i] = weights[k] * of_z
             in_a[share, i] = total
 

@@ -24,10 +24,11 @@ def _width(numbers: int) -> int:
     return -(-numbers // 4) * 4
 
 
-def inputs_each(dtype: str, dim: int) -> int:
-    """Inputs that a thread of a prediction owns: their numbers fill about half of its registers."""
+def inputs_each(dtype: str, dim: int, n: int = 4 * THREADS) -> int:
+    """Inputs that a thread of a prediction owns: their numbers fill about half of its registers; no more than there
+    are."""
     words = dim * np.dtype(dtype).itemsize // 4
-    return 4 if words <= 20 else 2 if words <= 40 else 1
+    return min(4 if words <= 20 else 2 if words <= 40 else 1, 4 if n > 2 * THREADS else 2 if n > THREADS else 1)
 
 
 def particles_each(dtype: str, dim: int) -> int:
@@ -43,9 +44,9 @@ def _reads_again(dtype: str, dim: int) -> bool:
     return dim * np.dtype(dtype).itemsize // 4 > 32
 
 
-def build_predict(unit: Any, dtype: str, dim: int) -> Any:
+def build_predict(unit: Any, dtype: str, dim: int, each: int = 0) -> Any:
     """partial[s, k] = sum of m_i a_i phi(z_ik) over tiles s, s + S, ... of particles."""
-    real, each, width = np.dtype(dtype).type, inputs_each(dtype, dim), _width(2 + dim)
+    real, each, width = np.dtype(dtype).type, each or inputs_each(dtype, dim), _width(2 + dim)
     zero = real(0)
 
     @cuda.jit
@@ -96,9 +97,9 @@ def build_predict(unit: Any, dtype: str, dim: int) -> Any:
     return predict
 
 
-def build_jvp(motion: Any, dtype: str, dim: int) -> Any:
+def build_jvp(motion: Any, dtype: str, dim: int, each: int = 0) -> Any:
     """partial[s, k] = sum of m_i <grad_theta [a_i phi(z_ik)], v_i> over tiles s, s + S, ... of particles."""
-    real, each, width = np.dtype(dtype).type, inputs_each(dtype, dim), _width(3 + 2 * dim)
+    real, each, width = np.dtype(dtype).type, each or inputs_each(dtype, dim), _width(3 + 2 * dim)
     zero = real(0)
 
     @cuda.jit
@@ -300,12 +301,13 @@ def build_features(gradient: Any, dtype: str) -> Any:
 
     @cuda.jit
     def features(cloud, columns, first, values, slopes):
-        i, k = cuda.grid(2)
-        if k < values.shape[0] and i < values.shape[1]:
-            z = zero
-            for j in range(columns.shape[0]):
-                z += cloud[1 + j, first + i] * columns[j, k]
-            values[k, i], slopes[k, i] = gradient(cloud[0, first + i], z)
+        i, begin = cuda.grid(2)
+        if i < values.shape[1]:
+            for k in range(begin, values.shape[0], cuda.blockDim.y * cuda.gridDim.y):
+                z = zero
+                for j in range(columns.shape[0]):
+                    z += cloud[1 + j, first + i] * columns[j, k]
+                values[k, i], slopes[k, i] = gradient(cloud[0, first + i], z)
 
     return features
 
@@ -326,7 +328,7 @@ def build_gram(dtype: str) -> Any:
         down, across = cuda.threadIdx.y, cuda.threadIdx.x
         row, column = cuda.blockIdx.y * GRAM + down, cuda.blockIdx.x * GRAM + across
         other = cuda.blockIdx.x * GRAM + down
-        total = zero
+        total, lost = zero, zero
         for begin in range(0, x.shape[1], GRAM):
             i = begin + across
             inside = i < x.shape[1]
@@ -334,8 +336,13 @@ def build_gram(dtype: str) -> Any:
             left[down, across] = x[row, i] * masses[first + i] if inside and row < x.shape[0] else zero
             right[down, across] = y[other, i] if inside and other < y.shape[0] else zero
             cuda.syncthreads()
+            in_tile = zero
             for i in range(GRAM):
-                total += left[down, i] * right[across, i]
+                in_tile += left[down, i] * right[across, i]
+            more = in_tile - lost  # Kahan's sum of the tiles
+            moved = total + more
+            lost = (moved - total) - more
+            total = moved
         if row < out.shape[0] and column < out.shape[1]:
             out[row, column] = total
 
@@ -343,14 +350,15 @@ def build_gram(dtype: str) -> Any:
 
 
 def build_combine(dtype: str) -> Any:
-    """out = base + sum_j c_j s_j"""
+    """out = base + sum_j c_j s_j, of clouds: a row of the grid for each of theirs."""
 
     @cuda.jit
     def combine(out, base, s0, s1, s2, s3, s4, s5, s6, c0, c1, c2, c3, c4, c5, c6):
-        i = cuda.grid(1)
-        if i < base.size:
-            moved = c0 * s0[i] + c1 * s1[i] + c2 * s2[i] + c3 * s3[i] + c4 * s4[i] + c5 * s5[i] + c6 * s6[i]
-            out[i] = base[i] + moved
+        i, j = cuda.blockIdx.x * THREADS + cuda.threadIdx.x, cuda.blockIdx.y
+        if i < base.shape[1]:
+            moved = c0 * s0[j, i] + c1 * s1[j, i] + c2 * s2[j, i] + c3 * s3[j, i]
+            moved += c4 * s4[j, i] + c5 * s5[j, i] + c6 * s6[j, i]
+            out[j, i] = base[j, i] + moved
 
     return combine
 
@@ -364,10 +372,12 @@ def build_error_norm(dtype: str) -> Any:
     def error_norm(before, after, s0, s1, s2, s3, s4, s5, s6, c0, c1, c2, c3, c4, c5, c6, rtol, atol, partial):
         shared = cuda.shared.array(THREADS, real)
         thread, total = cuda.threadIdx.x, zero
-        for i in range(cuda.grid(1), before.size, cuda.gridsize(1)):
-            error = c0 * s0[i] + c1 * s1[i] + c2 * s2[i] + c3 * s3[i] + c4 * s4[i] + c5 * s5[i] + c6 * s6[i]
-            ratio = error / (atol + rtol * max(abs(before[i]), abs(after[i])))
-            total += ratio * ratio + (after[i] - after[i])  # NaN where a state is infinite
+        for j in range(before.shape[0]):
+            for i in range(cuda.grid(1), before.shape[1], cuda.gridsize(1)):
+                error = c0 * s0[j, i] + c1 * s1[j, i] + c2 * s2[j, i] + c3 * s3[j, i]
+                error += c4 * s4[j, i] + c5 * s5[j, i] + c6 * s6[j, i]
+                ratio = error / (atol + rtol * max(abs(before[j, i]), abs(after[j, i])))
+                total += ratio * ratio + (after[j, i] - after[j, i])  # NaN where a state is infinite
         shared[thread] = total
         cuda.syncthreads()
         half = THREADS // 2
@@ -389,9 +399,10 @@ def build_is_finite(dtype: str) -> Any:
     @cuda.jit
     def is_finite(values, bad):
         found = 0
-        for i in range(cuda.grid(1), values.size, cuda.gridsize(1)):
-            if not abs(values[i]) < infinite:
-                found = 1
+        for j in range(values.shape[0]):
+            for i in range(cuda.grid(1), values.shape[1], cuda.gridsize(1)):
+                if not abs(values[j, i]) < infinite:
+                    found = 1
         found = cuda.syncthreads_or(found)
         if cuda.threadIdx.x == 0:
             bad[cuda.blockIdx.x] = found

@@ -135,7 +135,7 @@ def build_vjp_wide(gradient: Any, dtype: str) -> Any:
         dim, n = columns.shape
         i = cuda.blockIdx.x * THREADS + thread
         mine = min(i, n_particles - 1)
-        a, in_a = cloud[0, mine], zero
+        a, in_a, lost = cloud[0, mine], zero, zero
         groups = (n + size - 1) // size
         begin_group, end_group = share * groups // cuda.gridDim.y, (share + 1) * groups // cuda.gridDim.y
         for part in range(begin_group, end_group):
@@ -156,7 +156,10 @@ def build_vjp_wide(gradient: Any, dtype: str) -> Any:
                 weight = weights[first + k] if first + k < n else zero
                 if weight != zero:
                     of_a, of_z = gradient(a, pull[k])
-                    in_a += weight * of_a
+                    more = weight * of_a - lost  # Kahan's sum
+                    moved = in_a + more
+                    lost = (moved - in_a) - more
+                    in_a = moved
                     pull[k] = weight * of_z
                 else:
                     pull[k] = zero

@@ -198,6 +198,8 @@ class _Sweep:
         self.law, self.times = GaussianLaw(self.problem.dim), settings.times
         seeds, widths = settings.seeds, settings.widths
         _check_memory(settings, self.problem.dim)
+        if settings.w2_widths_to >= settings.widths[0]:
+            transport.require()
         # A seed's narrow nets are the beginning of its widest one; fresh samples come from streams of their own.
         self.starts = [self._sample(widths[-1], seed, 0) for seed in range(seeds)]
         self.w2_widths = tuple(width for width in widths if width <= settings.w2_widths_to)
