@@ -5,8 +5,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from scipy.spatial import cKDTree
+from scipy.special import digamma, gammaln
 
-from . import tangent
+from . import _checks, tangent
+from .errors import InputError
 from .network import Network
 from .problems import Problem
 
@@ -78,6 +81,40 @@ def kernel_drift(now: Snapshot, start: Snapshot) -> float:
 def displacement(now: Snapshot, start: Snapshot) -> float:
     """Root mean square distance of the particles from where they started, sqrt(sum_i m_i |theta_i - theta_i(0)|^2)."""
     return float(np.sqrt(now.masses @ ((now.particles - start.particles) ** 2).sum(axis=1)))
+
+
+def entropy(particles: np.ndarray) -> tuple[float, float]:
+    """-int log mu dmu of the law that particles (N, D) were drawn from, by nearest neighbours, and its standard error.
+
+        H = psi(N) - psi(1) + log V_D + (D / N) sum_i log r_i,   r_i the distance to the nearest other particle
+
+    Kozachenko & Leonenko (1987). The bias is of order N^(-2/D) and not in the standard error, which takes the terms
+    as independent. Raises InputError where two particles are equal. Cost O(N log N).
+    """
+    particles = _checks.array(particles, "particles", 2, "an array (N, D)")
+    number, width = particles.shape
+    if number < 3:
+        raise InputError(f"an entropy from {number} particles; needed: three or more.")
+    distances = cKDTree(particles).query(particles, k=2)[0][:, 1]
+    if not distances.all():
+        raise InputError("two particles are equal, so that their law has no density; needed: particles that differ.")
+    terms = width * np.log(distances)
+    ball = width / 2 * np.log(np.pi) - gammaln(width / 2 + 1)
+    value = digamma(number) - digamma(1) + ball + terms.mean()
+    return float(value), float(terms.std(ddof=1) / np.sqrt(number))
+
+
+def free_energy(run, index: int = -1, *, temperature: float, ridge: float = 0.0) -> tuple[float, float]:
+    """R / (2 alpha^2) + (lambda / 2) mean |theta|^2 - tau H at one time of a run, H by `entropy`; its standard error.
+
+    What the law goes down with noise of temperature tau: Mei, Montanari & Nguyen (arXiv 1804.06561), section 3.
+    """
+    particles, problem = run.particles[index], run.problem
+    risk = problem.weights @ (problem.targets - run.predictions[index]) ** 2
+    found, error = entropy(particles)
+    squares = (particles**2).sum(axis=1)
+    value = risk / (2 * run.network.scaling.alpha**2) + ridge / 2 * squares.mean() - temperature * found
+    return float(value), float(np.hypot(temperature * error, ridge / 2 * squares.std(ddof=1) / np.sqrt(len(squares))))
 
 
 DIAGNOSTICS = {

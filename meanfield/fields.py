@@ -38,6 +38,8 @@ class DataField:
         Scaled to sum to one; default 1/N.
     engine : "cpu", "reference" or an Engine
     dtype : "float64" or "float32"
+    ridge : float
+        lambda >= 0: the particles go down R + lambda alpha^2 sum_i m_i |theta_i|^2, dtheta_i/dt = ... - lambda theta_i.
 
     Cost of a velocity: about (4 d + one activation) N n flops, O(N d) memory; the (N, n) array is formed only where it
     is small (docs: the CPU engine). A field keeps room for it: one field is for one thread at a time.
@@ -51,13 +53,14 @@ class DataField:
         masses: np.ndarray | None = None,
         engine: str | Engine = "cpu",
         dtype: str = "float64",
+        ridge: float = 0.0,
     ):
         _checks.instance(network, Network, "network", "a Network, e.g. Network('erf')")
         _checks.instance(problem, Problem, "problem", "a Problem(inputs, targets), or one from `problems`")
         start = _checks.particles(start, problem.dim)
         self.network, self.problem = network, problem
         self.engine, self.dtype = engines.find(engine), engines.check_dtype(dtype)
-        self.n_particles = len(start)
+        self.n_particles, self.ridge = len(start), _checks.number(ridge, "ridge", least=0.0)
         self.masses = _checks.masses(masses, self.n_particles, "masses")
         self.algebra = (_algebra(self.engine, self.n_particles),)
         self._masses = self.engine.pack_masses(self.masses, self.dtype)
@@ -108,7 +111,13 @@ class DataField:
         (factor, drive), scaling = self._drive, self.network.scaling
         pull = self.engine.pull(self.problem.loss, sums, factor, drive)
         mobilities, activation = (scaling.mobility_a, scaling.mobility_w), self.network.activation
-        return self.engine.vjp(activation, cloud, self._inputs, pull, mobilities, features, out)
+        moved = self.engine.vjp(activation, cloud, self._inputs, pull, mobilities, features, out)
+        return self.engine.combine(moved, -self.ridge, [1.0], [cloud], moved) if self.ridge else moved
+
+    def speed(self, state: tuple) -> float:
+        """sqrt(sum_i m_i |v_i|^2) of the particles' velocity at a state."""
+        velocity = self.engine.unpack(self.velocity(state)[0], self.n_particles)
+        return float(np.sqrt(self.masses @ (velocity**2).sum(axis=1)))
 
     def _driven_by(self, factor, shift):
         """What the pull needs where F = factor sums + shift."""

@@ -77,16 +77,19 @@ class StateLost(Exception):
 
 
 class FixedSteps:
-    """Steps of at most `dt`, equal between two requested times."""
+    """Steps of at most `dt`, equal between two requested times.
 
-    def __init__(self, tableau: Tableau, dt: float, max_steps: int):
-        self.tableau, self.dt, self.max_steps = tableau, dt, max_steps
+    kick : (state, h, number of the step, room) -> state, after each step: the noise of Euler and Maruyama's scheme
+    """
+
+    def __init__(self, tableau: Tableau, dt: float, max_steps: int, kick: Callable | None = None):
+        self.tableau, self.dt, self.max_steps, self.kick = tableau, dt, max_steps, kick
         self.accepted = self.rejected = 0
         self._first = None  # velocity at the current state, where the last step computed it
         self._spare: list[tuple] = []
 
     def advance(self, velocity, algebra, state, start, end, on_step=None):
-        """The state at `end` from that at `start`."""
+        """The state at `end` from that at `start`; or at the first step after which on_step(time, state) is true."""
         if end <= start:
             return state
         count = max(1, math.ceil((end - start) / self.dt * (1 - 1e-12)))
@@ -95,14 +98,16 @@ class FixedSteps:
             if self.accepted >= self.max_steps:
                 raise StepLimitReached
             new, stages = step(self.tableau, velocity, algebra, state, h, self._first, self._spare)
+            if self.kick:
+                new = self.kick(new, h, self.accepted, stages[0])
             if not _is_finite(algebra, new):
                 raise StateLost(start + i * h, state)
             self._first = stages.pop() if self.tableau.first_same_as_last else None
             self._spare += stages if i == 0 else [*stages, state]
             state = new
             self.accepted += 1
-            if on_step:
-                on_step(start + (i + 1) * h)
+            if on_step and on_step(end if i + 1 == count else start + (i + 1) * h, state):
+                break
         return state
 
 
@@ -124,7 +129,7 @@ class AdaptiveSteps:
         self._spare: list[tuple] = []
 
     def advance(self, velocity, algebra, state, start, end, on_step=None):
-        """The state at `end` from that at `start`."""
+        """The state at `end` from that at `start`; or at the first step after which on_step(time, state) is true."""
         time, exponent, given = start, 1.0 / self.tableau.order, state
         while time < end:
             if self._first is None:
@@ -156,8 +161,8 @@ class AdaptiveSteps:
             self._spare += stages if state is given else [*stages, state]
             state, time = new, end if cut else time + h
             self.accepted += 1
-            if on_step:
-                on_step(time)
+            if on_step and on_step(time, state):
+                break
         return state
 
     def _error(self, algebra, state, new, stages, h):
@@ -184,8 +189,10 @@ def _is_finite(algebra, state):
     return all(space.is_finite(entry) for space, entry in zip(algebra, state, strict=True))
 
 
-def stepper(scheme: str | Tableau, *, dt: float | None, rtol: float, atol: float, max_steps: int):
-    """Fixed steps where `dt` is given, else adaptive ones.
+def stepper(
+    scheme: str | Tableau, *, dt: float | None, rtol: float, atol: float, max_steps: int, kick: Callable | None = None
+):
+    """Fixed steps where `dt` is given, else adaptive ones. A `kick` is for Euler's scheme with fixed steps.
 
     Raises
     ------
@@ -196,8 +203,10 @@ def stepper(scheme: str | Tableau, *, dt: float | None, rtol: float, atol: float
     if not isinstance(tableau, Tableau):
         raise InputError(f"scheme is {scheme!r}; needed: one of {', '.join(TABLEAUS)} or a Tableau.")
     max_steps = _checks.count(max_steps, "max_steps")
+    if kick and (tableau.name != "euler" or dt is None):
+        raise InputError(f"temperature needs scheme='euler' with dt, Euler and Maruyama's; given: {tableau.name!r}.")
     if dt is not None:
-        return FixedSteps(tableau, _checks.number(dt, "dt", above=0.0), max_steps)
+        return FixedSteps(tableau, _checks.number(dt, "dt", above=0.0), max_steps, kick)
     if tableau.embedded is None:
         adaptive = ", ".join(name for name, each in TABLEAUS.items() if each.embedded)
         raise InputError(f"scheme {tableau.name!r} has fixed steps: needed dt, or an adaptive scheme ({adaptive}).")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm.auto import tqdm
 
-from . import _checks, _memory, engines
+from . import _checks, _memory, engines, stopping
 from .coupled import CoupledField
 from .diagnostics import DIAGNOSTICS, Snapshot
 from .engines import Engine
@@ -16,6 +16,7 @@ from .fields import DataField
 from .integrators import StateLost, StepLimitReached, Tableau, stepper
 from .network import Network
 from .problems import Problem
+from .stopping import Criterion
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -28,6 +29,7 @@ class Run:
     residuals : (T, n): targets - predictions; for `simulate_coupled` the residual as integrated
     records : name -> (T,)
     masses : (N,)
+    stopped_by : "time", or the name of the criterion that was met
     steps, rejected, evaluations : accepted and rejected steps, velocity evaluations
     seconds : wall time
     """
@@ -44,6 +46,7 @@ class Run:
     scheme: str
     engine: str
     dtype: str
+    stopped_by: str
     steps: int
     rejected: int
     evaluations: int
@@ -59,7 +62,8 @@ class Run:
         return (
             f"Run({self.problem.name!r}, {self.network.activation.name}, N={len(self.masses)}, "
             f"alpha={self.network.scaling.alpha:g}, t=0..{self.times[-1]:g}, {self.scheme}: {self.steps} steps on "
-            f"{self.engine} ({self.dtype}), final risk {risk:.4g}, {self.seconds:.2f} s)"
+            f"{self.engine} ({self.dtype}), {'' if self.stopped_by == 'time' else f'stopped by {self.stopped_by}, '}"
+            f"final risk {risk:.4g}, {self.seconds:.2f} s)"
         )
 
 
@@ -81,6 +85,10 @@ def simulate(
     max_steps: int = 100_000,
     max_bytes: float | None = None,
     progress: bool = False,
+    stop: Criterion | Sequence[Criterion] = (),
+    ridge: float = 0.0,
+    temperature: float = 0.0,
+    noise_seed: int = 0,
 ) -> Run:
     """Integrate the gradient flow of the particles (GFD) from t = 0.
 
@@ -108,6 +116,16 @@ def simulate(
         Most memory that the run may take; default 80 % of what is free. `engines.estimate` says what it needs.
     progress : bool
         A bar on standard error, if that is a terminal.
+    stop : criteria of `stopping`
+        The run ends at the first accepted step after which one of them holds: its time is then the last one.
+    ridge : float
+        lambda: the flow of R + lambda alpha^2 sum_i m_i |theta_i|^2.
+    temperature : float
+        tau: dtheta_i = v_i dt + sqrt(2 tau) dB_i, by Euler and Maruyama (scheme "euler" with dt, weak order 1). The law
+        then goes down the free energy R / (2 alpha^2) + (lambda / 2) int |theta|^2 dmu + tau int log mu dmu: Mei,
+        Montanari & Nguyen (arXiv 1804.06561), section 3. Needs mobilities of 1.
+    noise_seed : int
+        Of the noise, which is a function of (noise_seed, step, particle) alone.
 
     Returns
     -------
@@ -124,10 +142,11 @@ def simulate(
 
     Cost: evaluations of the velocity, each about (8 d + two activations) N n flops; O(N d) memory beside what is kept.
     """
-    schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps)
+    kick = _noise(network, engine, temperature, noise_seed)
+    schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps, kick=kick)
     _check_memory(problem, start, times, schedule, engine, dtype, record, keep, max_bytes)
-    moving = DataField(network, problem, start, masses, engine, dtype)
-    return _integrate(moving, start, times, schedule, record, keep, progress)
+    moving = DataField(network, problem, start, masses, engine, dtype, ridge)
+    return _integrate(moving, start, times, schedule, record, keep, progress, stop)
 
 
 def simulate_coupled(
@@ -148,6 +167,8 @@ def simulate_coupled(
     max_steps: int = 100_000,
     max_bytes: float | None = None,
     progress: bool = False,
+    stop: Criterion | Sequence[Criterion] = (),
+    ridge: float = 0.0,
 ) -> Run:
     """`simulate` with the residual as its own state: dr/dt = -K_mu P u beside the particles (RD beside GFD).
 
@@ -156,8 +177,31 @@ def simulate_coupled(
     """
     schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps)
     _check_memory(problem, start, times, schedule, engine, dtype, record, keep, max_bytes, features=False)
-    moving = CoupledField(network, problem, start, masses, engine, dtype)
-    return _integrate(moving, start, times, schedule, record, keep, progress)
+    moving = CoupledField(network, problem, start, masses, engine, dtype, ridge)
+    return _integrate(moving, start, times, schedule, record, keep, progress, stop)
+
+
+def _noise(network, engine, temperature, seed):
+    """What adds sqrt(2 tau h) N(0, 1) to every parameter after a step of size h; None at temperature 0."""
+    temperature, seed = (
+        _checks.number(temperature, "temperature", least=0.0),
+        _checks.count(seed, "noise_seed", least=0),
+    )
+    if temperature == 0.0:
+        return None
+    scaling = network.scaling
+    if (scaling.mobility_a, scaling.mobility_w) != (1.0, 1.0):
+        raise InputError(
+            f"temperature is {temperature:g} with mobilities {scaling.mobility_a:g} and {scaling.mobility_w:g}; "
+            "needed: both 1."
+        )
+    engine = engines.find(engine)
+
+    def kick(state, h, number, room):
+        deviates = engine.noise(state[0], seed, number, room[0])
+        return (engine.combine(state[0], np.sqrt(2.0 * temperature * h), [1.0], [deviates], state[0]),)
+
+    return kick
 
 
 def _check_memory(problem, start, times, schedule, engine, dtype, record, keep, max_bytes, features=True):
@@ -192,8 +236,8 @@ def _check_memory(problem, start, times, schedule, engine, dtype, record, keep, 
         _memory.check(here, what, remedy, max_bytes)
 
 
-def _integrate(moving: DataField, start, times, schedule, record, keep, progress) -> Run:
-    times = _checks.times(times)
+def _integrate(moving: DataField, start, times, schedule, record, keep, progress, stop) -> Run:
+    times, criteria = _checks.times(times), stopping.check(stop)
     recorders: dict[str, Callable] = {}
     for each in [record] if isinstance(record, str) else record or ():
         recorder = _checks.find(DIAGNOSTICS, each, "record")
@@ -214,16 +258,22 @@ def _integrate(moving: DataField, start, times, schedule, record, keep, progress
         evaluations += 1
         return moving.velocity(state, out)
 
-    state, now = moving.state(start), 0.0
+    state, now, stopped_by = moving.state(start), 0.0, None
     first = _snapshot(moving, state, now)
-    kept, predictions, test_predictions, residuals = [], [], [], []
+
+    def on_step(at, state):
+        nonlocal now, stopped_by
+        bar.update(at - bar.n)
+        look = stopping.Look(moving, state, at)
+        now, stopped_by = at, next((each.name for each in criteria if each.holds(look)), None)
+        return stopped_by is not None
+
+    reached, kept, predictions, test_predictions, residuals = [], [], [], [], []
     rows: dict[str, list[float]] = {name: [] for name in recorders}
     with tqdm(total=float(times[-1]), unit="t", disable=None if progress else True, leave=False) as bar:
         for target in times:
             try:
-                state = schedule.advance(
-                    velocity, moving.algebra, state, now, target, lambda at: bar.update(at - bar.n)
-                )
+                state = schedule.advance(velocity, moving.algebra, state, now, target, on_step)
             except StateLost as lost:
                 raise _diverged(moving, schedule, lost) from None
             except StepLimitReached:
@@ -231,7 +281,8 @@ def _integrate(moving: DataField, start, times, schedule, record, keep, progress
                     f"{schedule.max_steps} steps were spent before t = {target:g} ({schedule.accepted} accepted, "
                     f"{schedule.rejected} rejected); raise max_steps, loosen rtol and atol, or raise dt."
                 ) from None
-            now = float(target)
+            now = now if stopped_by else float(target)
+            reached.append(now)
             snapshot = first if now == 0.0 else _snapshot(moving, state, now)
             predictions.append(snapshot.predictions)
             test_predictions.append(snapshot.test_predictions)
@@ -240,12 +291,14 @@ def _integrate(moving: DataField, start, times, schedule, record, keep, progress
                 rows[name].append(recorder(snapshot, first))
             if chosen is not None:
                 kept.append(moving.particles(state, chosen))
-            elif keep == "all" or target == times[-1]:
+            elif keep == "all" or stopped_by or target == times[-1]:
                 kept.append(snapshot.particles)
+            if stopped_by:
+                break
     return Run(
         moving.network,
         moving.problem,
-        times,
+        np.array(reached),
         np.array(kept),
         np.array(predictions),
         np.array(test_predictions),
@@ -255,6 +308,7 @@ def _integrate(moving: DataField, start, times, schedule, record, keep, progress
         schedule.tableau.name,
         moving.engine.NAME,
         moving.dtype,
+        stopped_by or "time",
         schedule.accepted,
         schedule.rejected,
         evaluations,

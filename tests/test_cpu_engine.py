@@ -683,7 +683,7 @@ def allocated(schedule, velocity, field, start, since):
     field.velocity(state)
     before = None
 
-    def on_step(_):
+    def on_step(*_):
         nonlocal before
         if schedule.accepted == since:
             tracemalloc.reset_peak()
@@ -733,7 +733,7 @@ def growth(velocity, field, state, steps):
     """Of the resident memory, from the tenth step to the last, in states."""
     schedule, before = schedule_of("euler", "fixed"), 0
 
-    def on_step(_):
+    def on_step(*_):
         nonlocal before
         if schedule.accepted == 10:
             before = resident()

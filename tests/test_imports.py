@@ -50,6 +50,7 @@ ORDER = (
     "engines.cuda_rates",
     "engines.cuda",
     "engines",
+    "stopping",
     "fields",
     "coupled",
     "integrators",

@@ -189,7 +189,7 @@ def follow(schedule, velocity, start, times, algebra=HOST):
     """States at `times` from t = 0, and the times at which steps ended."""
     state, now, states, ends = start, 0.0, [], []
     for time in times:
-        state = schedule.advance(velocity, algebra, state, now, time, ends.append)
+        state = schedule.advance(velocity, algebra, state, now, time, lambda at, _: ends.append(at))
         now = time
         states.append(state)
     return states, ends

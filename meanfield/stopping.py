@@ -1,0 +1,92 @@
+"""Stopping criteria, as data: what a run is looked at for after every accepted step. A new one is three lines.
+
+`simulate(..., stop=[stopping.margin(1.0), stopping.risk(1e-4)])` ends at the first step at which one of them holds; the
+run's last time is that step's, and `Run.stopped_by` says which. Without one, or where none was met: "time".
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from . import _checks
+from .errors import InputError
+from .problems import Problem
+
+
+class Look:
+    """A state as a criterion sees it; each number is computed when it is first asked for.
+
+    problem, time
+    predictions : (n,), the predictor at the training inputs
+    speed : sqrt(sum_i m_i |v_i|^2) of the particles' velocity; dR/dt = -2 alpha^2 speed^2 for the square loss
+    """
+
+    def __init__(self, moving: Any, state: tuple, time: float):
+        self._moving, self._state, self.time = moving, state, time
+
+    @property
+    def problem(self) -> Problem:
+        return self._moving.problem
+
+    @cached_property
+    def predictions(self) -> np.ndarray:
+        return self._moving.predict(self._state)
+
+    @cached_property
+    def speed(self) -> float:
+        return self._moving.speed(self._state)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """name : what `Run.stopped_by` says; holds : Look -> bool"""
+
+    name: str
+    holds: Callable[[Look], bool]
+
+    def __repr__(self) -> str:
+        return f"Criterion({self.name!r})"
+
+
+def margin(least: float = 1.0) -> Criterion:
+    """y F(x) >= least at every training input: Geiger et al. (arXiv 1906.08034), section 2, with 1."""
+    least = _checks.number(least, "least")
+    return Criterion(f"margin {least:g}", lambda look: bool((look.problem.targets * look.predictions >= least).all()))
+
+
+def risk(below: float) -> Criterion:
+    """sum_k p_k (y_k - F(x_k))^2 < below."""
+    below = _checks.number(below, "below", above=0.0)
+
+    def holds(look: Look) -> bool:
+        return bool(look.problem.weights @ (look.problem.targets - look.predictions) ** 2 < below)
+
+    return Criterion(f"risk below {below:g}", holds)
+
+
+def loss(below: float) -> Criterion:
+    """sum_k p_k l(F(x_k), y_k) < below."""
+    below = _checks.number(below, "below", above=0.0)
+
+    def holds(look: Look) -> bool:
+        return bool(look.problem.weights @ look.problem.loss.value(look.predictions, look.problem.targets) < below)
+
+    return Criterion(f"loss below {below:g}", holds)
+
+
+def speed(below: float) -> Criterion:
+    """sqrt(sum_i m_i |v_i|^2) < below: the norm of the gradient. Costs a velocity at each step."""
+    below = _checks.number(below, "below", above=0.0)
+    return Criterion(f"speed below {below:g}", lambda look: look.speed < below)
+
+
+def check(criteria: Criterion | Sequence[Criterion]) -> list[Criterion]:
+    """A list of criteria, or InputError."""
+    found = [criteria] if isinstance(criteria, Criterion) else list(criteria or ())
+    for each in found:
+        if not isinstance(each, Criterion):
+            raise InputError(f"stop holds {each!r}; needed: criteria such as stopping.margin(1.0).")
+    return found
