@@ -19,6 +19,7 @@ from . import (
     limits,
     losses,
     plots,
+    population,
     problems,
     stopping,
     tangent,
@@ -29,6 +30,7 @@ from .activations import Activation
 from .engines import set_num_threads
 from .initial import GaussianLaw
 from .network import Network
+from .population import Population
 from .problems import Problem
 from .scaling import Scaling
 from .simulation import Run, simulate, simulate_coupled
@@ -39,6 +41,7 @@ __all__ = [
     "Activation",
     "GaussianLaw",
     "Network",
+    "Population",
     "Problem",
     "Run",
     "Scaling",
@@ -53,6 +56,7 @@ __all__ = [
     "limits",
     "losses",
     "plots",
+    "population",
     "problems",
     "set_num_threads",
     "simulate",

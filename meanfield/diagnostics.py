@@ -5,12 +5,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from scipy.special import digamma, gammaln
 
-from . import _checks, tangent
+from . import _checks, population, tangent
 from .errors import InputError
 from .network import Network
+from .population import Population
 from .problems import Problem
 
 
@@ -45,7 +46,10 @@ class Snapshot:
 
 
 def risk(now: Snapshot, start: Snapshot) -> float:
-    """R = sum_k p_k (y_k - F(x_k))^2 at the training inputs (no 1/2)."""
+    """R = sum_k p_k (y_k - F(x_k))^2 at the training inputs (no 1/2); of a `Population` E (f* - F)^2."""
+    if isinstance(now.problem, Population):
+        offset = (start.particles, start.masses) if now.network.scaling.shift == "initial" else None
+        return population.risk(now.network, now.problem, now.particles, now.masses, offset)
     return float(now.problem.weights @ (now.problem.targets - now.predictions) ** 2)
 
 
@@ -95,7 +99,7 @@ def entropy(particles: np.ndarray) -> tuple[float, float]:
     number, width = particles.shape
     if number < 3:
         raise InputError(f"an entropy from {number} particles; needed: three or more.")
-    distances = cKDTree(particles).query(particles, k=2)[0][:, 1]
+    distances = KDTree(particles).query(particles, k=2)[0][:, 1]
     if not distances.all():
         raise InputError("two particles are equal, so that their law has no density; needed: particles that differ.")
     terms = width * np.log(distances)

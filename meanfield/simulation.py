@@ -15,6 +15,7 @@ from .errors import DivergenceError, InputError, StepLimitError
 from .fields import DataField
 from .integrators import StateLost, StepLimitReached, Tableau, stepper
 from .network import Network
+from .population import Population, PopulationField
 from .problems import Problem
 from .stopping import Criterion
 
@@ -97,6 +98,7 @@ def simulate(
     Parameters
     ----------
     network, problem
+        A `Population` instead of data: the flow of its risk, in closed form.
     start : (N, 1 + d)
         Particles at t = 0, row i = (a_i, w_i); see `initial`.
     times : increasing flow times, at least 0
@@ -145,7 +147,10 @@ def simulate(
     kick = _noise(network, engine, temperature, noise_seed)
     schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps, kick=kick)
     _check_memory(problem, start, times, schedule, engine, dtype, record, keep, max_bytes)
-    moving = DataField(network, problem, start, masses, engine, dtype, ridge)
+    if isinstance(problem, Population):
+        moving = PopulationField(network, problem, start, masses, engine, dtype, ridge)
+    else:
+        moving = DataField(network, problem, start, masses, engine, dtype, ridge)
     return _integrate(moving, start, times, schedule, record, keep, progress, stop)
 
 
@@ -175,6 +180,8 @@ def simulate_coupled(
     Arguments, errors and cost as for `simulate`. `Run.residuals` holds r as integrated and `Run.disagreement` its
     largest distance from y - F: the integrator's error, of its order for smooth activations (`coupled.CoupledField`).
     """
+    if isinstance(problem, Population):
+        raise InputError("simulate_coupled needs data, whose residual it follows; a Population has none: use simulate.")
     schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps)
     _check_memory(problem, start, times, schedule, engine, dtype, record, keep, max_bytes, features=False)
     moving = CoupledField(network, problem, start, masses, engine, dtype, ridge)
@@ -216,6 +223,8 @@ def _check_memory(problem, start, times, schedule, engine, dtype, record, keep, 
     # The stages; the state before, after, at the last recorded time and at the first.
     clouds = len(schedule.tableau.stages) + 4
     n = len(problem.inputs)
+    if isinstance(problem, Population):  # whose nodes are the particles
+        n, features = 2 * shape[0] + len(problem.teacher), False
     engine = engines.find(engine)
     needed = engine.estimate(shape[0], n, problem.dim, engines.check_dtype(dtype), clouds)
     tests = 16 * len(problem.test_inputs) * problem.dim

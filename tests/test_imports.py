@@ -53,6 +53,7 @@ ORDER = (
     "stopping",
     "fields",
     "coupled",
+    "population",
     "integrators",
     "tangent",
     "diagnostics",

@@ -1,0 +1,144 @@
+"""Dynamics on the population risk of Gaussian inputs and a teacher network: no data sample, only overlaps.
+
+    R[mu] = E (f*(x) - F(x))^2 = sum_jk c_j c_k O(w_j, w_k),   O(w, w') = E phi(w . x) phi(w' . x),  x ~ N(0, I)
+
+over the atoms of f = alpha sum_i m_i a_i phi(w_i . x), with c_i = alpha m_i a_i, and those of the teacher f*, with
+c_j = -b_j. The particles go down it by
+
+    dtheta_i/dt = (1/alpha) E[u grad_theta [a_i phi(w_i . x)]] = -(1/alpha) sum_k c_k grad_theta [a_i O(w_i, w_k)]
+
+Saad & Solla (1995) for erf; Mei, Montanari & Nguyen (arXiv 1804.06561), eq. (7), where V and U are these overlaps.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _checks
+from .activations import ACTIVATIONS, Activation
+from .errors import InputError
+from .fields import DataField
+from .network import Network
+from .overlaps import OVERLAPS, Overlap
+from .problems import Problem
+
+_ENTRIES = 2**20  # of the block of overlaps formed at a time
+
+
+class Population(Problem):
+    """Inputs N(0, I_d), targets f*(x) = sum_j b_j phi(v_j . x), the square loss: a `Problem` without a sample.
+
+    teacher : (M, 1 + d), rows (b_j, v_j)
+    activation : the teacher's, and the network's that is to learn it; one with closed overlaps: `OVERLAPS`
+    probes : number of inputs, drawn with `seed`, at which predictions are recorded; they move no particle
+
+    Raises InputError where the activation has no closed overlaps, or shapes do not fit.
+    """
+
+    teacher: np.ndarray
+    activation: Activation
+
+    def __init__(self, teacher: ArrayLike, activation: str | Activation = "erf", *, probes: int = 500, seed: int = 0):
+        found: Any = _checks.find(ACTIVATIONS, activation, "activation")
+        overlap_of(found)
+        teacher = _checks.array(teacher, "teacher", 2, "an array (M, 1 + d), rows (b_j, v_j)")
+        if teacher.shape[1] < 2:
+            raise InputError(f"teacher has shape {teacher.shape}; needed: (M, 1 + d) with d >= 1.")
+        dim = teacher.shape[1] - 1
+        inputs = _checks.generator(seed).standard_normal((_checks.count(probes, "probes"), dim))
+        targets = found.formula(inputs @ teacher[:, 1:].T)[0] @ teacher[:, 0]
+        super().__init__(inputs, targets, name="population")
+        object.__setattr__(self, "teacher", teacher)
+        object.__setattr__(self, "activation", found)
+
+    def __repr__(self) -> str:
+        return (
+            f"Population({len(self.teacher)} teachers, dim={self.dim}, {self.activation.name}, "
+            f"{len(self.inputs)} probes)"
+        )
+
+
+def overlap_of(activation: Activation) -> Overlap:
+    """The closed overlaps of an activation, or InputError that says which have some."""
+    if activation not in OVERLAPS:
+        known = ", ".join(each.name for each in OVERLAPS)
+        raise InputError(
+            f"activation {getattr(activation, 'name', activation)!r} has no closed form of E phi phi for Gaussian "
+            f"inputs; those of {known} have. Use a Problem with a sample of the inputs otherwise."
+        )
+    return OVERLAPS[activation]
+
+
+def risk(
+    network: Network, problem: Population, particles: np.ndarray, masses: np.ndarray | None = None, start=None
+) -> float:
+    """R = E (f* - F)^2 over x ~ N(0, I), in closed form.
+
+    start : (N', 1 + d), (N',), optional: particles and masses of an offset f_0, where F = f - f_0
+
+    Cost: O((N + M)^2 d), in blocks.
+    """
+    particles = _checks.particles(particles, problem.dim)
+    masses = _checks.masses(masses, len(particles), "masses")
+    alpha, overlap = network.scaling.alpha, overlap_of(network.activation)
+    atoms, c = [particles[:, 1:], problem.teacher[:, 1:]], [alpha * masses * particles[:, 0], -problem.teacher[:, 0]]
+    if start is not None:
+        atoms.append(start[0][:, 1:])
+        c.append(-alpha * start[1] * start[0][:, 0])
+    w, c = np.concatenate(atoms), np.concatenate(c)
+    q, total = np.einsum("ij,ij->i", w, w), 0.0
+    step = max(1, _ENTRIES // len(w))
+    for first in range(0, len(w), step):
+        rows = slice(first, first + step)
+        total += c[rows] @ (overlap(q[rows, None], w[rows] @ w.T, q)[0] @ c)
+    return float(total)
+
+
+class PopulationField(DataField):
+    """The flow of the population risk. Arguments as for `DataField`, the problem a `Population`.
+
+    Cost of a velocity: N (N + M) overlaps and 4 N (N + M) d flops; O(N d) memory.
+    """
+
+    problem: Population
+
+    def __init__(self, network: Network, problem: Population, start, masses=None, *rest):
+        _checks.instance(network, Network, "network", "a Network, e.g. Network('erf')")
+        self._overlap = overlap_of(network.activation)
+        if network.activation != problem.activation or network.scaling.input_scale != 1.0:
+            raise InputError(
+                f"the network has activation {network.activation.name!r} and input scale "
+                f"{network.scaling.input_scale:g}; needed: the teacher's, {problem.activation.name!r}, and 1."
+            )
+        super().__init__(network, problem, start, masses, *rest)
+        fixed, weights = [problem.teacher[:, 1:]], [problem.teacher[:, 0] / network.scaling.alpha]
+        if network.scaling.shift == "initial":  # the target is f* + f_0: atoms that stay where the particles begin
+            start = _checks.particles(start, problem.dim)
+            fixed.append(start[:, 1:])
+            weights.append(self.masses * start[:, 0])
+        self._fixed, self._fixed_weights = np.concatenate(fixed), np.concatenate(weights)
+
+    def velocity(self, state, out=None):
+        (cloud,), scaling = state, self.network.scaling
+        particles = self.engine.unpack(cloud, self.n_particles)
+        nodes = self.engine.pack_inputs(np.concatenate([particles[:, 1:], self._fixed]), self.dtype)
+        weights = np.concatenate([-self.masses * particles[:, 0], self._fixed_weights])
+        mobilities = scaling.mobility_a, scaling.mobility_w
+        moved = self.engine.pairwise(self._overlap, cloud, nodes, weights, mobilities, out and out[0])
+        if self.ridge:
+            moved = self.engine.combine(moved, -self.ridge, [1.0], [cloud], moved)
+        return (moved,)
+
+
+def teacher(dim: int, units: int = 3, seed: int = 0, heights: Sequence[float] | None = None) -> np.ndarray:
+    """Teacher atoms (M, 1 + d): directions uniform on the sphere, heights +-1 in turn over sqrt(M) unless given."""
+    units, dim = _checks.count(units, "units"), _checks.count(dim, "dim")
+    directions = _checks.generator(seed).standard_normal((units, dim))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    given = (-1.0) ** np.arange(units) / np.sqrt(units) if heights is None else heights
+    column = _checks.array(given, "heights", 1, f"{units} numbers")
+    if len(column) != units:
+        raise InputError(f"heights has {len(column)} entries; needed: {units}, one for each unit.")
+    return np.column_stack((column, directions))
