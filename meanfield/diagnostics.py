@@ -48,7 +48,7 @@ class Snapshot:
 def risk(now: Snapshot, start: Snapshot) -> float:
     """R = sum_k p_k (y_k - F(x_k))^2 at the training inputs (no 1/2); of a `Population` E (f* - F)^2."""
     if isinstance(now.problem, Population):
-        offset = (start.particles, start.masses) if now.network.scaling.shift == "initial" else None
+        offset = (start.particles, start.masses) if now.network.scaling.offset else None
         return population.risk(now.network, now.problem, now.particles, now.masses, offset)
     return float(now.problem.weights @ (now.problem.targets - now.predictions) ** 2)
 

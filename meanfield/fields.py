@@ -25,7 +25,7 @@ class DataField:
 
         dtheta_i/dt = -(N / 2 alpha^2) dR/dtheta_i = (1/alpha) sum_k p_k u_k grad_theta [a_i phi(w_i . x_k)],
 
-    u_k = -dl/df at F(x_k) = f(x_k) - f_0(x_k) (the offset f_0 is zero unless `scaling.shift` says "initial").
+    u_k = -dl/df at F(x_k) = f(x_k) - s f_0(x_k), s = `scaling.offset`.
     With masses m_i instead of 1/N these are the characteristics of the distributional dynamics
     d_t mu = -div(mu v[mu]): Mei, Misiakiewicz & Montanari (arXiv 1902.06015), eq. (DD).
 
@@ -68,9 +68,12 @@ class DataField:
         self._features = _UNKNOWN
         self._test_inputs = self.engine.pack_inputs(network.inputs(problem.test_inputs), self.dtype)
         self.offset, self.test_offset = np.zeros(len(problem.inputs)), np.zeros(len(problem.test_inputs))
-        if network.scaling.shift == "initial":
+        if factor := network.scaling.offset:
             cloud = self.engine.pack(start, self.dtype)
-            self.offset, self.test_offset = self._output(cloud, self._inputs), self._test_output(cloud)
+            self.offset, self.test_offset = (
+                factor * self._output(cloud, self._inputs),
+                factor * self._test_output(cloud),
+            )
         self._drive = self._driven_by(network.scaling.alpha, -self.offset)
 
     def state(self, particles: np.ndarray) -> tuple:

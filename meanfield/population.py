@@ -76,7 +76,7 @@ def risk(
 ) -> float:
     """R = E (f* - F)^2 over x ~ N(0, I), in closed form.
 
-    start : (N', 1 + d), (N',), optional: particles and masses of an offset f_0, where F = f - f_0
+    start : (N', 1 + d), (N',), optional: particles and masses of f_0, where F = f - s f_0
 
     Cost: O((N + M)^2 d), in blocks.
     """
@@ -86,7 +86,7 @@ def risk(
     atoms, c = [particles[:, 1:], problem.teacher[:, 1:]], [alpha * masses * particles[:, 0], -problem.teacher[:, 0]]
     if start is not None:
         atoms.append(start[0][:, 1:])
-        c.append(-alpha * start[1] * start[0][:, 0])
+        c.append(-network.scaling.offset * alpha * start[1] * start[0][:, 0])
     w, c = np.concatenate(atoms), np.concatenate(c)
     q, total = np.einsum("ij,ij->i", w, w), 0.0
     step = max(1, _ENTRIES // len(w))
@@ -114,10 +114,10 @@ class PopulationField(DataField):
             )
         super().__init__(network, problem, start, masses, *rest)
         fixed, weights = [problem.teacher[:, 1:]], [problem.teacher[:, 0] / network.scaling.alpha]
-        if network.scaling.shift == "initial":  # the target is f* + f_0: atoms that stay where the particles begin
+        if factor := network.scaling.offset:  # the target is f* + s f_0: atoms that stay where the particles begin
             start = _checks.particles(start, problem.dim)
             fixed.append(start[:, 1:])
-            weights.append(self.masses * start[:, 0])
+            weights.append(factor * self.masses * start[:, 0])
         self._fixed, self._fixed_weights = np.concatenate(fixed), np.concatenate(weights)
 
     def velocity(self, state, out=None):

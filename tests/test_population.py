@@ -75,7 +75,7 @@ def gradient_error(field, network, problem, particles, masses, start=None):
 
 @EVERY
 @ENGINES
-@pytest.mark.parametrize("shift", [None, "initial"])
+@pytest.mark.parametrize("shift", [None, "initial", -0.4])
 def test_velocity_is_the_gradient_of_the_risk(name, engine, shift):
     """To 1e-9 by differences of fourth order; with the offset f_0 as atoms that stay."""
     network, problem, particles, masses = given(name, shift=shift)

@@ -170,7 +170,10 @@ def test_numbers_are_taken_from_what_holds_one():
         (lambda: Scaling(mobility_w=math.nan), "mobility_w is nan; needed: a finite number of at least 0"),
         (lambda: Scaling(input_scale=0.0), "input_scale is 0.0; needed: a finite number above 0"),
         (lambda: Scaling(time_scale=-2.0), "time_scale is -2.0; needed: a finite number above 0"),
-        (lambda: Scaling(shift="intial"), r"shift is 'intial'; needed: None or 'initial' \(learn f - f_0\)"),
+        (
+            lambda: Scaling(shift="intial"),
+            r"shift is 'intial'; needed: None or 'initial' .*, or a number",
+        ),
         (lambda: Scaling.ntk(0), "n_particles is 0; needed: a whole number of at least 1"),
         (lambda: Scaling.ntk(10.0), "n_particles is 10.0; needed: a whole number"),
         (lambda: Scaling.ntk(10, c=0.0), "c is 0.0; needed: a finite number above 0"),
@@ -189,5 +192,153 @@ def test_numbers_are_taken_from_what_holds_one():
 )
 def test_bad_input(call, message):
     """What cannot be used is refused with what was given and what was needed."""
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+# The others: each paper's own update, written out, 400 steps; from the same (a, w).
+
+
+def tanh_net(problem, points, outer, inner, factor):
+    return factor * np.tanh(points @ inner.T) @ outer
+
+
+def half_square(f, y):
+    return f - y
+
+
+def logistic(f, y):
+    return -y * expit(-y * f)
+
+
+def gradients(problem, outer, inner, factor, in_f):
+    """d/d(outer, inner) of a loss with dL/df = in_f, for f = factor sum_i outer_i tanh(inner_i . x)."""
+    value = np.tanh(problem.inputs @ inner.T)
+    in_outer = factor * value.T @ in_f
+    in_inner = factor * ((1.0 - value**2) * np.outer(in_f, outer)).T @ problem.inputs
+    return in_outer, in_inner
+
+
+def golikovs_own(problem, start, q, options, slope, frozen=0.0):
+    """f = s sum a tanh(w . x) (+ a frozen multiple of the initial one); a -= eta_a' dL/da, w -= eta_w' dL/dw."""
+    ratio = H / 16
+    s, rate_a, rate_w = (
+        options.get(name, 1.0) * ratio**power for name, power in zip(("sigma", "eta_a", "eta_w"), q, strict=True)
+    )
+    outer, inner = start[:, 0].copy(), start[:, 1:].copy()
+    n = len(problem.inputs)
+    ends = [frozen * tanh_net(problem, x, outer, inner, s) for x in (problem.inputs, problem.test_inputs)]
+    for _ in range(STEPS):
+        f = tanh_net(problem, problem.inputs, outer, inner, s) + ends[0]
+        in_outer, in_inner = gradients(problem, outer, inner, s, slope(f, problem.targets) / n)
+        outer, inner = outer - rate_a * in_outer, inner - rate_w * in_inner
+    outputs = [
+        tanh_net(problem, x, outer, inner, s) + end
+        for x, end in zip((problem.inputs, problem.test_inputs), ends, strict=True)
+    ]
+    return np.c_[outer, inner], *outputs
+
+
+RATES = {"sigma": 0.2, "eta_a": 0.03, "eta_w": 0.05}
+FROZEN = math.sqrt(H / 16)
+GOLIKOV = {
+    "ntk": (Scaling.golikov(H, 16, -0.5, 0.0, 0.0, **RATES), (-0.5, 0.0, 0.0), 0.0),
+    "mf": (Scaling.golikov(H, 16, -1.0, 1.0, 1.0, **RATES), (-1.0, 1.0, 1.0), 0.0),
+    "sym-default": (Scaling.sym_default(H, 16, **RATES), (-0.5, 0.5, 0.5), 0.0),
+    "default": (Scaling.default(H, 16, **RATES), (-0.5, 1.0, 0.0), 0.0),
+    "another": (Scaling.golikov(H, 16, -0.7, 0.3, 0.9, **RATES), (-0.7, 0.3, 0.9), 0.0),
+    "ic-mf": (Scaling.ic_mf(H, 16, **RATES), (-1.0, 1.0, 1.0), FROZEN),
+    "ic-mf, subtracted": (Scaling.ic_mf(H, 16, subtracted=True, **RATES), (-1.0, 1.0, 1.0), FROZEN - 1.0),
+}
+
+
+@pytest.mark.parametrize(("loss", "slope"), [("squared", half_square), ("logistic", logistic)])
+@pytest.mark.parametrize("name", GOLIKOV)
+def test_golikov(name, loss, slope):
+    """400 unit steps of his training and of ours, to 1e-12 relative."""
+    given, start = task(), initial.gaussian(H, DIM, seed=2)
+    problem = Problem(
+        given.inputs, given.targets, loss=loss, test_inputs=given.test_inputs, test_targets=given.test_targets
+    )
+    scaling, q, frozen = GOLIKOV[name]
+    expected = golikovs_own(problem, start, q, RATES, slope, frozen)
+    assert np.abs(expected[0] - start).max() > 0.01, "nothing moved"
+    assert difference(ours("tanh", scaling, problem, start, 1.0), expected) < 1e-12
+    wrong = Scaling(scaling.alpha, 1.001 * scaling.mobility_a, shift=scaling.shift, time_scale=scaling.time_scale)
+    assert difference(ours("tanh", wrong, problem, start, 1.0), expected) > 1e-7
+
+
+def flows_own(problem, start, factor, speed, dt):
+    """Euler steps of theta' = -speed grad L, L = (1/2n) sum (f - y)^2, f = factor sum a tanh(w . x)."""
+    outer, inner, n = start[:, 0].copy(), start[:, 1:].copy(), len(problem.inputs)
+    for _ in range(STEPS):
+        in_f = (tanh_net(problem, problem.inputs, outer, inner, factor) - problem.targets) / n
+        in_outer, in_inner = gradients(problem, outer, inner, factor, in_f)
+        outer, inner = outer - dt * speed * in_outer, inner - dt * speed * in_inner
+    return np.c_[outer, inner], *(
+        tanh_net(problem, x, outer, inner, factor) for x in (problem.inputs, problem.test_inputs)
+    )
+
+
+ALPHA_C = 0.6
+FLOWS = {  # factor of the sum in the predictor, speed of the flow of half the square, native step
+    "chizat-bach": (Scaling.chizat_bach(), 1 / H, float(H), 0.01),
+    "cob19, sqrt": (Scaling.cob19(H, ALPHA_C), ALPHA_C / math.sqrt(H), 1 / ALPHA_C**2, 0.01),
+    "cob19, mean": (Scaling.cob19(H, ALPHA_C, "mean"), ALPHA_C / H, 1 / ALPHA_C**2, 0.01 * H),
+    "cob19, sum": (Scaling.cob19(H, 0.1, "sum"), 0.1, 1.0, 0.01),
+}
+
+
+@pytest.mark.parametrize("name", FLOWS)
+def test_flows_of_chizat_and_others(name):
+    problem, start = task(), initial.gaussian(H, DIM, seed=2)
+    scaling, factor, speed, dt = FLOWS[name]
+    expected = flows_own(problem, start, factor, speed, dt)
+    assert np.abs(expected[0] - start).max() > 0.01, "nothing moved"
+    assert difference(ours("tanh", scaling, problem, start, dt), expected) < 1e-12
+
+
+def test_mmn18():
+    """theta += 2 eps (y - f) grad s over the whole data, 400 steps; N times the gradient of the mean."""
+    problem, start, eps = task(), initial.gaussian(H, DIM, seed=2), 0.01
+    outer, inner, n = start[:, 0].copy(), start[:, 1:].copy(), len(problem.inputs)
+    for _ in range(STEPS):
+        residual = problem.targets - tanh_net(problem, problem.inputs, outer, inner, 1 / H)
+        in_outer, in_inner = gradients(problem, outer, inner, 1.0, residual / n)
+        outer, inner = outer + 2 * eps * in_outer, inner + 2 * eps * in_inner
+    expected = (
+        np.c_[outer, inner],
+        *(tanh_net(problem, x, outer, inner, 1 / H) for x in (problem.inputs, problem.test_inputs)),
+    )
+    assert difference(ours("tanh", Scaling.mmn18(), problem, start, eps), expected) < 1e-12
+
+
+def test_raw():
+    """A = sigma_a a with one rate for both layers."""
+    problem, start, sigma_a, eta = task(), initial.gaussian(H, DIM, seed=2), math.sqrt(2 / H), 0.01
+    outer, inner, n = sigma_a * start[:, 0], start[:, 1:].copy(), len(problem.inputs)
+    for _ in range(STEPS):
+        in_f = (tanh_net(problem, problem.inputs, outer, inner, 1.0) - problem.targets) / n
+        in_outer, in_inner = gradients(problem, outer, inner, 1.0, in_f)
+        outer, inner = outer - eta * in_outer, inner - eta * in_inner
+    expected = (
+        np.c_[outer / sigma_a, inner],
+        *(tanh_net(problem, x, outer, inner, 1.0) for x in (problem.inputs, problem.test_inputs)),
+    )
+    assert difference(ours("tanh", Scaling.raw(H, sigma_a, eta), problem, start, 1.0), expected) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: Scaling(shift=math.inf), "shift is inf; needed: a finite number"),
+        (lambda: Scaling.golikov(8, 0, -1, 1, 1), "d_star is 0"),
+        (lambda: Scaling.golikov(8, 4, -1, 1, 1, eta_w=0.0), "eta_w is 0.0"),
+        (lambda: Scaling.golikov(8, 4, math.nan, 1, 1), "q_sigma is nan"),
+        (lambda: Scaling.cob19(8, 1.0, "square"), "unknown form of cob19 'square'"),
+        (lambda: Scaling.raw(8, 0.0), "sigma_a is 0.0"),
+    ],
+)
+def test_bad_input_of_the_others(call, message):
     with pytest.raises(InputError, match=message):
         call()

@@ -98,7 +98,7 @@ def ntk(
         train = kernel
         if has_test:
             cross = tangent.kernel(network, particles, problem.test_inputs, problem.inputs, masses, engine=engine)
-        if network.scaling.shift is None:
+        if network.scaling.offset != 1.0:
             at_start = DataField(network, problem, particles, masses, engine)
             state = at_start.state(particles)
             start, test_start = start - at_start.predict(state), test_start - at_start.predict_test(state)
