@@ -9,6 +9,7 @@ alpha = O(sqrt N) the tangent kernel freezes (NTK). See docs/notation for the co
 from . import (
     _machine,
     activations,
+    batches,
     datasets,
     diagnostics,
     engines,
@@ -46,6 +47,7 @@ __all__ = [
     "Run",
     "Scaling",
     "activations",
+    "batches",
     "datasets",
     "diagnostics",
     "engines",

@@ -8,12 +8,14 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from . import _checks, _memory, engines, stopping
+from .batches import Batches, BatchField
 from .coupled import CoupledField
 from .diagnostics import DIAGNOSTICS, Snapshot
 from .engines import Engine
 from .errors import DivergenceError, InputError, StepLimitError
 from .fields import DataField
 from .integrators import StateLost, StepLimitReached, Tableau, stepper
+from .momentum import MomentumField
 from .network import Network
 from .population import Population, PopulationField
 from .problems import Problem
@@ -90,6 +92,8 @@ def simulate(
     ridge: float = 0.0,
     temperature: float = 0.0,
     noise_seed: int = 0,
+    momentum: float = 0.0,
+    batches: Batches | None = None,
 ) -> Run:
     """Integrate the gradient flow of the particles (GFD) from t = 0.
 
@@ -128,6 +132,10 @@ def simulate(
         Montanari & Nguyen (arXiv 1804.06561), section 3. Needs mobilities of 1.
     noise_seed : int
         Of the noise, which is a function of (noise_seed, step, particle) alone.
+    momentum : float
+        Delay tau of a flow with momentum, tau d^2 theta/dt^2 + d theta/dt = v (`momentum.MomentumField`); 0: without.
+    batches : of `batches`, optional
+        Which data each step sees: discrete training, with scheme "euler" and dt.
 
     Returns
     -------
@@ -146,9 +154,18 @@ def simulate(
     """
     kick = _noise(network, engine, temperature, noise_seed)
     schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps, kick=kick)
-    _check_memory(problem, start, times, schedule, engine, dtype, record, keep, max_bytes)
+    entries = 2 if momentum else 1  # clouds of a state
+    _check_memory(problem, start, times, schedule, engine, dtype, record, keep, max_bytes, entries=entries)
+    if sum((isinstance(problem, Population), bool(momentum), bool(temperature), batches is not None)) > 1:
+        raise InputError("of a Population, momentum, temperature and batches one at a time; given: several.")
+    if batches is not None and (schedule.tableau.name != "euler" or dt is None):
+        raise InputError(f"batches need scheme='euler' with dt; given: {schedule.tableau.name!r}.")
     if isinstance(problem, Population):
         moving = PopulationField(network, problem, start, masses, engine, dtype, ridge)
+    elif momentum:
+        moving = MomentumField(momentum, network, problem, start, masses, engine, dtype, ridge)
+    elif batches is not None:
+        moving = BatchField(batches, network, problem, start, masses, engine, dtype, ridge)
     else:
         moving = DataField(network, problem, start, masses, engine, dtype, ridge)
     return _integrate(moving, start, times, schedule, record, keep, progress, stop)
@@ -211,7 +228,7 @@ def _noise(network, engine, temperature, seed):
     return kick
 
 
-def _check_memory(problem, start, times, schedule, engine, dtype, record, keep, max_bytes, features=True):
+def _check_memory(problem, start, times, schedule, engine, dtype, record, keep, max_bytes, features=True, entries=1):
     """Refuse a run that does not fit. What is no array yet is left to the checks that name it."""
     _checks.instance(problem, Problem, "problem", "a Problem(inputs, targets), or one from `problems`")
     shape = np.shape(start)
@@ -221,7 +238,7 @@ def _check_memory(problem, start, times, schedule, engine, dtype, record, keep, 
     frames = 1 if keep == "last" else np.size(times)
     _checks.particles(np.zeros((1, shape[1])), problem.dim)  # before a transposed start is called too large
     # The stages; the state before, after, at the last recorded time and at the first.
-    clouds = len(schedule.tableau.stages) + 4
+    clouds = (len(schedule.tableau.stages) + 4) * entries
     n = len(problem.inputs)
     if isinstance(problem, Population):  # whose nodes are the particles
         n, features = 2 * shape[0] + len(problem.teacher), False

@@ -54,6 +54,8 @@ ORDER = (
     "fields",
     "coupled",
     "population",
+    "batches",
+    "momentum",
     "integrators",
     "tangent",
     "diagnostics",

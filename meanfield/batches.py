@@ -1,0 +1,104 @@
+"""Discrete training: gradient descent on a batch of data at each step, in the place of the flow's whole data set.
+
+`simulate(..., scheme="euler", dt=..., batches=batches.minibatch(50))` draws 50 data points for each step;
+`fresh(draw, k)` takes k new ones from a source (one pass). With all the data at once Euler's scheme itself is gradient
+descent: dt is the step in flow time (docs/notation: from a paper's learning rate to dt).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import _checks
+from .errors import InputError
+from .fields import DataField
+from .problems import Problem
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Where the data of a step come from.
+
+    name
+    take : (problem, step) -> inputs (k, d), targets (k,), weights (k,) or None for 1/k each
+    """
+
+    name: str
+    take: Callable[[Problem, int], tuple]
+
+    def __repr__(self) -> str:
+        return f"Batches({self.name!r})"
+
+
+def _generator(seed, step):
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(step,)))
+
+
+def minibatch(size: int, *, seed: int = 0) -> Batches:
+    """`size` data points of the problem for each step, drawn without replacement by their weights p_k.
+
+    With equal weights the mean over the draws is the flow's velocity. A function of (seed, step) alone.
+    """
+    size, seed = _checks.count(size, "size"), _checks.count(seed, "seed", least=0)
+
+    def take(problem, step):
+        n = len(problem.inputs)
+        if size > n or not np.allclose(problem.weights, 1.0 / n, rtol=1e-12):
+            raise InputError(
+                f"minibatches of {size} from {n} data points; needed: at most {n}, and equal weights of the data."
+            )
+        chosen = _generator(seed, step).choice(n, size, replace=False)
+        return problem.inputs[chosen], problem.targets[chosen], None
+
+    return Batches(f"minibatch {size}", take)
+
+
+def fresh(draw: Callable, size: int = 1, *, seed: int = 0) -> Batches:
+    """`size` new data points for each step: one pass, as in Mei, Montanari & Nguyen (arXiv 1804.06561), eq. (2).
+
+    draw : (numpy Generator, size) -> inputs (size, d), targets (size,)
+    """
+    size, seed = _checks.count(size, "size"), _checks.count(seed, "seed", least=0)
+
+    def take(problem, step):
+        inputs, targets = draw(_generator(seed, step), size)
+        inputs = _checks.array(inputs, "inputs of a batch", 2, f"an array ({size}, {problem.dim})")
+        targets = _checks.array(targets, "targets of a batch", 1, f"an array ({size},)")
+        if inputs.shape != (size, problem.dim) or targets.shape != (size,):
+            raise InputError(
+                f"a batch has inputs {inputs.shape} and targets {targets.shape}; needed: {(size, problem.dim)} and "
+                f"{(size,)}."
+            )
+        return inputs, targets, None
+
+    return Batches(f"fresh {size}", take)
+
+
+class BatchField(DataField):
+    """A `DataField` whose velocity is that of the step's batch: its n-th velocity is that of step n.
+
+    Predictions that are recorded are at the problem's own inputs.
+    """
+
+    def __init__(self, batches: Batches, network, problem, start, *rest):
+        _checks.instance(batches, Batches, "batches", "batches.minibatch(size) or batches.fresh(draw, size)")
+        super().__init__(network, problem, start, *rest)
+        self._batches, self._step = batches, 0
+        self._at_start = self.engine.pack(start, self.dtype) if network.scaling.offset else None
+
+    def velocity(self, state, out=None):
+        (cloud,), scaling, engine = state, self.network.scaling, self.engine
+        inputs, targets, weights = self._batches.take(self.problem, self._step)
+        self._step += 1
+        points = engine.pack_inputs(self.network.inputs(inputs), self.dtype)
+        shares = np.full(len(targets), 1.0 / len(targets)) if weights is None else weights
+        shift = np.zeros(len(targets))
+        if self._at_start is not None:
+            shift = -scaling.offset * self._output(self._at_start, points)
+        drive = engine.pack_drive(shift, targets, shares / scaling.alpha, self.dtype)
+        sums = engine.predict(self.network.activation, cloud, self._masses, points)
+        pull = engine.pull(self.problem.loss, sums, scaling.alpha, drive)
+        mobilities = scaling.mobility_a, scaling.mobility_w
+        moved = engine.vjp(self.network.activation, cloud, points, pull, mobilities, None, out and out[0])
+        return (engine.combine(moved, -self.ridge, [1.0], [cloud], moved) if self.ridge else moved,)
