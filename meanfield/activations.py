@@ -15,9 +15,12 @@ written in a script, works wherever a name does:
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
+
+from numpy.polynomial.hermite_e import herme2poly
 
 from . import _checks
 from .errors import InputError
@@ -45,6 +48,48 @@ class Activation:
 
     def __repr__(self) -> str:
         return f"Activation({self.name!r})"
+
+
+@dataclass(frozen=True)
+class Polynomial(Activation):
+    """A polynomial phi of degree up to 4, whose means over Gaussian inputs are closed (`overlaps.overlap_of`).
+
+    coefficients : of 1, z, z^2, z^3, z^4
+    """
+
+    coefficients: tuple[float, float, float, float, float] = (0.0, 1.0, 0.0, 0.0, 0.0)
+
+    def __repr__(self) -> str:
+        return f"Polynomial({self.name!r})"
+
+
+@cache
+def _polynomial(coefficients: tuple[float, float, float, float, float], name: str) -> Polynomial:
+    c0, c1, c2, c3, c4 = coefficients
+
+    def formula(z):
+        slope = c1 + z * (2.0 * c2 + z * (3.0 * c3 + z * (4.0 * c4)))
+        return c0 + z * (c1 + z * (c2 + z * (c3 + z * c4))), slope
+
+    return Polynomial(name, formula, coefficients)
+
+
+def polynomial(coefficients: Sequence[float], *, hermite: bool = False) -> Polynomial:
+    """phi(z) = sum_k c_k z^k to degree 4; with `hermite` sum_k c_k He_k(z), the probabilists' Hermite polynomials.
+
+    Equal coefficients give the same object. Raises InputError beyond degree 4 or without a coefficient.
+    """
+    given = _checks.array(coefficients, "coefficients", 1, "up to five numbers, of 1, z, ..., z^4")
+    if len(given) > 5:
+        raise InputError(f"a polynomial of {len(given)} coefficients; needed: up to five, of 1, z, ..., z^4.")
+    plain = herme2poly(given) if hermite else given
+    padded = tuple(float(each) for each in (*plain, *(5 - len(plain)) * [0.0]))
+    return _polynomial(padded, "polynomial " + " ".join(f"{each:g}" for each in padded))
+
+
+def quadratic() -> Polynomial:
+    """phi(z) = z^2."""
+    return polynomial([0.0, 0.0, 1.0])
 
 
 _TWO_OVER_SQRT_PI = 2.0 / math.sqrt(math.pi)

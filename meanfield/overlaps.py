@@ -11,9 +11,11 @@ A formula is branch-free arithmetic over `vocabulary`, like an activation's. Wha
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from .activations import Activation, erf, linear, relu
+from .activations import Activation, Polynomial, erf, linear, relu
+from .errors import InputError
 from .vocabulary import arccos, arcsin, maximum, minimum, sqrt, where
 
 
@@ -71,6 +73,46 @@ def _linear_scale(q):
 
 def _linear(c, q, s, p, t):
     return c, 1.0 + 0.0 * c, 0.0 * c
+
+
+@cache
+def _polynomial(activation: Polynomial) -> Overlap:
+    """sum_jk c_j c_k E u^j v^k by Isserlis' theorem."""
+    c0, c1, c2, c3, c4 = activation.coefficients
+
+    def formula(c, q, s, p, t):
+        sum_, product, square = q + p, q * p, c * c
+        value = (
+            c0 * c0 + c1 * c1 * c + c2 * c2 * (product + 2.0 * square) + c3 * c3 * c * (9.0 * product + 6.0 * square)
+            + c4 * c4 * (9.0 * product * product + 72.0 * product * square + 24.0 * square * square)
+            + c0 * c2 * sum_ + 3.0 * c1 * c3 * c * sum_ + 3.0 * c0 * c4 * (q * q + p * p)
+            + c2 * c4 * sum_ * (3.0 * product + 12.0 * square)
+        )  # fmt: skip
+        in_c = (
+            c1 * c1 + 4.0 * c2 * c2 * c + c3 * c3 * (9.0 * product + 18.0 * square)
+            + c4 * c4 * c * (144.0 * product + 96.0 * square) + 3.0 * c1 * c3 * sum_ + 24.0 * c2 * c4 * c * sum_
+        )  # fmt: skip
+        in_q = (
+            c2 * c2 * p + 9.0 * c3 * c3 * c * p + c4 * c4 * p * (18.0 * product + 72.0 * square) + c0 * c2
+            + 3.0 * c1 * c3 * c + 6.0 * c0 * c4 * q + c2 * c4 * (3.0 * p * p + 6.0 * product + 12.0 * square)
+        )  # fmt: skip
+        return value, in_c, in_q
+
+    return Overlap(activation.name, _linear_scale, formula)
+
+
+def overlap_of(activation: Activation) -> Overlap:
+    """The closed overlaps of an activation, or InputError that says which have some."""
+    if isinstance(activation, Polynomial):
+        return _polynomial(activation)
+    if activation not in OVERLAPS:
+        known = ", ".join(each.name for each in OVERLAPS)
+        raise InputError(
+            f"activation {getattr(activation, 'name', activation)!r} has no closed form of E phi phi for Gaussian "
+            f"inputs; those of {known}, and polynomials to degree 4, have. Use a Problem with a sample of the inputs "
+            "otherwise."
+        )
+    return OVERLAPS[activation]
 
 
 OVERLAPS: dict[Activation, Overlap] = {

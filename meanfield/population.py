@@ -21,7 +21,7 @@ from .activations import ACTIVATIONS, Activation
 from .errors import InputError
 from .fields import DataField
 from .network import Network
-from .overlaps import OVERLAPS, Overlap
+from .overlaps import overlap_of
 from .problems import Problem
 
 _ENTRIES = 2**20  # of the block of overlaps formed at a time
@@ -58,17 +58,6 @@ class Population(Problem):
             f"Population({len(self.teacher)} teachers, dim={self.dim}, {self.activation.name}, "
             f"{len(self.inputs)} probes)"
         )
-
-
-def overlap_of(activation: Activation) -> Overlap:
-    """The closed overlaps of an activation, or InputError that says which have some."""
-    if activation not in OVERLAPS:
-        known = ", ".join(each.name for each in OVERLAPS)
-        raise InputError(
-            f"activation {getattr(activation, 'name', activation)!r} has no closed form of E phi phi for Gaussian "
-            f"inputs; those of {known} have. Use a Problem with a sample of the inputs otherwise."
-        )
-    return OVERLAPS[activation]
 
 
 def risk(

@@ -196,3 +196,17 @@ def test_reprs_name_the_activation():
 def test_the_table_is_keyed_by_name():
     assert all(name == each.name for name, each in ACTIVATIONS.items())
     assert set(FAR) == set(oracle.ACTIVATIONS) == set(ACTIVATIONS)
+
+
+def test_polynomials():
+    """Value and slope, in powers and in Hermite polynomials; equal coefficients are one object; degree 4 at most."""
+    z = np.linspace(-3, 3, 31)
+    value, slope = mf.activations.polynomial([1.0, -2.0, 0.5, 0.25, -0.125]).formula(z)
+    np.testing.assert_allclose(value, 1 - 2 * z + z**2 / 2 + z**3 / 4 - z**4 / 8, rtol=1e-13)
+    np.testing.assert_allclose(slope, -2 + z + 3 * z**2 / 4 - z**3 / 2, rtol=1e-13, atol=1e-13)
+    he = mf.activations.polynomial([0.0, 0.0, 0.0, 0.0, 1.0], hermite=True).formula(z)
+    np.testing.assert_allclose(he[0], z**4 - 6 * z**2 + 3, rtol=1e-12, atol=1e-12)
+    assert mf.activations.polynomial([0, 0, 1]) is mf.activations.quadratic()
+    assert mf.activations.polynomial([0, 1]) != mf.activations.quadratic()
+    with pytest.raises(InputError, match="a polynomial of 6 coefficients"):
+        mf.activations.polynomial(np.ones(6))

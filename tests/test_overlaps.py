@@ -6,12 +6,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from meanfield.activations import ACTIVATIONS, erf, relu
+from meanfield.activations import ACTIVATIONS, erf, polynomial, quadratic, relu
 from meanfield.engines import ENGINES, cpu, reference
 from meanfield.errors import InputError
-from meanfield.overlaps import OVERLAPS, Overlap
+from meanfield.overlaps import OVERLAPS, Overlap, overlap_of
 
-EVERY = pytest.mark.parametrize("activation", OVERLAPS, ids=lambda each: each.name)
+POLYNOMIALS = (quadratic(), polynomial([0.3, -0.7, 0.4, 0.2, -0.1]), polynomial([0.0, 0.5, 0.0, 0.3], hermite=True))
+CLOSED = {each: overlap_of(each) for each in (*OVERLAPS, *POLYNOMIALS)}
+EVERY = pytest.mark.parametrize("activation", CLOSED, ids=lambda each: each.name)
 EVERYWHERE = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 
 
@@ -53,7 +55,7 @@ def value_error(activation, overlap):
 
 @EVERY
 def test_value_against_quadrature(activation):
-    assert value_error(activation, OVERLAPS[activation]) < 1e-12
+    assert value_error(activation, CLOSED[activation]) < 1e-12
 
 
 def test_another_activation_s_overlap_is_caught():
@@ -70,7 +72,7 @@ def derivative_error(overlap, h=1e-5):
 
 @EVERY
 def test_derivatives_against_differences(activation):
-    assert derivative_error(OVERLAPS[activation]) < 1e-8
+    assert derivative_error(CLOSED[activation]) < 1e-8
 
 
 def test_a_wrong_derivative_is_caught():
@@ -82,7 +84,7 @@ def test_a_wrong_derivative_is_caught():
 @EVERY
 def test_symmetric_and_bounded(activation):
     """O(u, v) = O(v, u), and |O(u, v)|^2 <= O(u, u) O(v, v), with equality at v = u."""
-    overlap = OVERLAPS[activation]
+    overlap = CLOSED[activation]
     q, c, p = triples(3)
     np.testing.assert_allclose(overlap(q, c, p)[0], overlap(p, c, q)[0], rtol=1e-13)
     assert (overlap(q, c, p)[0] ** 2 <= overlap(q, q, q)[0] * overlap(p, p, p)[0] * (1 + 1e-12)).all()
@@ -140,7 +142,7 @@ def slope_error(engine, overlap, h=1e-5, sign=1.0):
 @EVERYWHERE
 @EVERY
 def test_the_velocity_goes_down_the_population_risk(engine, activation):
-    assert slope_error(engine, OVERLAPS[activation]) < 1e-6
+    assert slope_error(engine, CLOSED[activation]) < 1e-6
 
 
 def test_a_velocity_that_goes_up_is_caught():
@@ -152,8 +154,8 @@ def test_a_velocity_that_goes_up_is_caught():
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (130, 3, 5), (257, 40, 17)])
 def test_cpu_against_reference(activation, dtype, tolerance, sizes):
     particles, _, nodes, weights = population(*sizes)
-    exact = moved(reference, OVERLAPS[activation], particles, nodes, weights, mobilities=(0.7, 2.5))
-    got = moved(cpu, OVERLAPS[activation], particles, nodes, weights, dtype, (0.7, 2.5))
+    exact = moved(reference, CLOSED[activation], particles, nodes, weights, mobilities=(0.7, 2.5))
+    got = moved(cpu, CLOSED[activation], particles, nodes, weights, dtype, (0.7, 2.5))
     assert np.abs(got - exact).max() <= tolerance * np.abs(exact).max()
 
 

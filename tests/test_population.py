@@ -5,29 +5,35 @@ import pytest
 from scipy.special import erf
 
 import meanfield as mf
-from meanfield import population
+from meanfield import activations, population
 from meanfield.activations import ACTIVATIONS
 from meanfield.engines import cpu, reference
 from meanfield.errors import InputError
 from meanfield.overlaps import OVERLAPS
 from meanfield.population import Population, PopulationField
 
-EVERY = pytest.mark.parametrize("name", [each.name for each in OVERLAPS])
+POLYNOMIALS = {"quadratic": activations.quadratic(), "quartic": activations.polynomial([0.1, 0.3, -0.4, 0.2, 0.05])}
+EVERY = pytest.mark.parametrize("name", [*(each.name for each in OVERLAPS), *POLYNOMIALS])
 ENGINES = pytest.mark.parametrize("engine", ["cpu", "reference"])
 UNITS = {"erf": erf, "relu": lambda z: np.maximum(z, 0.0), "linear": lambda z: z}
+UNITS |= {
+    "quadratic": lambda z: z**2,
+    "quartic": lambda z: 0.1 + 0.3 * z - 0.4 * z**2 + 0.2 * z**3 + 0.05 * z**4,
+}
 
 
 def given(name, dim=3, n_particles=7, shift=None, alpha=0.7, seed=0):
     rng = np.random.default_rng(seed)
-    problem = Population(population.teacher(dim, 2, seed=1), name, probes=20)
-    network = mf.Network(name, mf.Scaling(alpha, mobility_a=0.6, mobility_w=1.4, shift=shift))
+    activation = POLYNOMIALS.get(name, name)
+    problem = Population(population.teacher(dim, 2, seed=1), activation, probes=20)
+    network = mf.Network(activation, mf.Scaling(alpha, mobility_a=0.6, mobility_w=1.4, shift=shift))
     return network, problem, rng.standard_normal((n_particles, 1 + dim)), rng.dirichlet(np.full(n_particles, 5.0))
 
 
-def by_quadrature(network, problem, particles, masses):
+def by_quadrature(name, network, problem, particles, masses):
     """E (f* - f)^2 in one dimension, by Gauss and Legendre between the kink at 0 and 14 standard deviations."""
     nodes, weights = np.polynomial.legendre.leggauss(200)
-    total, unit = 0.0, UNITS[network.activation.name]
+    total, unit = 0.0, UNITS[name]
     for low, high in ((-14.0, 0.0), (0.0, 14.0)):
         x = (low + high) / 2 + (high - low) / 2 * nodes
         f = network.scaling.alpha * unit(np.outer(x, particles[:, 1])) @ (masses * particles[:, 0])
@@ -40,7 +46,7 @@ def by_quadrature(network, problem, particles, masses):
 def test_risk_is_that_of_quadrature(name):
     """To 1e-10 of it."""
     network, problem, particles, masses = given(name, dim=1)
-    wanted = by_quadrature(network, problem, particles, masses)
+    wanted = by_quadrature(name, network, problem, particles, masses)
     assert population.risk(network, problem, particles, masses) == pytest.approx(wanted, rel=1e-10)
     assert population.risk(network, problem, 1.001 * particles, masses) != pytest.approx(wanted, rel=1e-5)
 
@@ -154,7 +160,7 @@ def test_engines_agree():
 
 def test_what_does_not_fit():
     atoms, start = population.teacher(2), mf.initial.gaussian(5, 2)
-    with pytest.raises(InputError, match=r"'tanh' has no closed form .* those of erf, relu, linear have"):
+    with pytest.raises(InputError, match=r"'tanh' has no closed form .* those of erf, relu, linear, and polynomials"):
         Population(atoms, "tanh")
     with pytest.raises(InputError, match="needed: the teacher's, 'erf', and 1"):
         mf.simulate(mf.Network("relu"), Population(atoms), start, [1.0])
