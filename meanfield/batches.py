@@ -20,8 +20,9 @@ from .problems import Problem
 class Batches:
     """Where the data of a step come from.
 
-    name
-    take : (problem, step) -> inputs (k, d), targets (k,), weights (k,) or None for 1/k each
+    name : str
+    take : (problem, step) -> inputs (k, d), targets (k,), weights (k,) or None
+        None: 1/k each.
     """
 
     name: str

@@ -19,9 +19,11 @@ from .problems import Problem
 class Look:
     """A state as a criterion sees it; each number is computed when it is first asked for.
 
-    problem, time
-    predictions : (n,), the predictor at the training inputs
-    speed : sqrt(sum_i m_i |v_i|^2) of the particles' velocity; dR/dt = -2 alpha^2 speed^2 for the square loss
+    problem, time : the run's
+    predictions : (n,)
+        The predictor at the training inputs.
+    speed : float
+        sqrt(sum_i m_i |v_i|^2) of the particles' velocity; dR/dt = -2 alpha^2 speed^2 for the square loss.
     """
 
     def __init__(self, moving: Any, state: tuple, time: float):
