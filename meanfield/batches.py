@@ -37,9 +37,9 @@ def _generator(seed, step):
 
 
 def minibatch(size: int, *, seed: int = 0) -> Batches:
-    """`size` data points of the problem for each step, drawn without replacement by their weights p_k.
+    """`size` data points of the problem for each step, drawn without replacement; the data have equal weights.
 
-    With equal weights the mean over the draws is the flow's velocity. A function of (seed, step) alone.
+    The mean over the draws is the flow's velocity. A function of (seed, step) alone.
     """
     size, seed = _checks.count(size, "size"), _checks.count(seed, "seed", least=0)
 
@@ -61,17 +61,14 @@ def fresh(draw: Callable, size: int = 1, *, seed: int = 0) -> Batches:
     draw : (numpy Generator, size) -> inputs (size, d), targets (size,)
     """
     size, seed = _checks.count(size, "size"), _checks.count(seed, "seed", least=0)
+    if not callable(draw):
+        raise InputError(f"draw is {draw!r}; needed: a function (generator, size) -> (inputs, targets).")
 
     def take(problem, step):
-        inputs, targets = draw(_generator(seed, step), size)
-        inputs = _checks.array(inputs, "inputs of a batch", 2, f"an array ({size}, {problem.dim})")
-        targets = _checks.array(targets, "targets of a batch", 1, f"an array ({size},)")
-        if inputs.shape != (size, problem.dim) or targets.shape != (size,):
-            raise InputError(
-                f"a batch has inputs {inputs.shape} and targets {targets.shape}; needed: {(size, problem.dim)} and "
-                f"{(size,)}."
-            )
-        return inputs, targets, None
+        drawn = draw(_generator(seed, step), size)
+        if not isinstance(drawn, tuple) or len(drawn) != 2:
+            raise InputError(f"draw gave {type(drawn).__name__}; needed: a tuple (inputs, targets).")
+        return *drawn, None
 
     return Batches(f"fresh {size}", take)
 
@@ -88,12 +85,30 @@ class BatchField(DataField):
         self._batches, self._step = batches, 0
         self._at_start = self.engine.pack(start, self.dtype) if network.scaling.offset else None
 
+    def _data_of(self, step):
+        """What the source gives for a step, checked: inputs (k, d), targets (k,), weights (k,) that sum to one."""
+        taken = self._batches.take(self.problem, step)
+        if not isinstance(taken, tuple) or len(taken) != 3:
+            raise InputError(
+                f"{self._batches!r} gave {type(taken).__name__}; needed: (inputs, targets, weights or None)."
+            )
+        inputs = _checks.array(taken[0], "inputs of a batch", 2, f"an array (k, {self.problem.dim})")
+        targets = _checks.array(taken[1], "targets of a batch", 1, "an array (k,)")
+        if inputs.shape != (len(targets), self.problem.dim):
+            raise InputError(
+                f"a batch has inputs {inputs.shape} and targets {targets.shape}; needed: (k, {self.problem.dim}), (k,)."
+            )
+        return inputs, targets, _checks.masses(taken[2], len(targets), "weights of a batch")
+
+    def gradient_velocity(self, state):
+        return DataField.velocity(self, state)[0]
+
     def velocity(self, state, out=None):
         (cloud,), scaling, engine = state, self.network.scaling, self.engine
-        inputs, targets, weights = self._batches.take(self.problem, self._step)
+        inputs, targets, weights = self._data_of(self._step)
         self._step += 1
         points = engine.pack_inputs(self.network.inputs(inputs), self.dtype)
-        shares = np.full(len(targets), 1.0 / len(targets)) if weights is None else weights
+        shares = weights
         shift = np.zeros(len(targets))
         if self._at_start is not None:
             shift = -scaling.offset * self._output(self._at_start, points)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from scipy.spatial import KDTree
@@ -55,6 +56,8 @@ def risk(now: Snapshot, start: Snapshot) -> float:
 
 def loss(now: Snapshot, start: Snapshot) -> float:
     """sum_k p_k l(F(x_k), y_k); half the risk for the square loss."""
+    if isinstance(now.problem, Population):
+        return 0.5 * risk(now, start)
     return float(now.problem.weights @ now.problem.loss.value(now.predictions, now.problem.targets))
 
 
@@ -108,16 +111,34 @@ def entropy(particles: np.ndarray) -> tuple[float, float]:
     return float(value), float(terms.std(ddof=1) / np.sqrt(number))
 
 
-def free_energy(run, index: int = -1, *, temperature: float, ridge: float = 0.0) -> tuple[float, float]:
-    """R / (2 alpha^2) + (lambda / 2) mean |theta|^2 - tau H at one time of a run, H by `entropy`; its standard error.
+def free_energy(run: Any, index: int = -1, *, temperature: float, ridge: float = 0.0) -> tuple[float, float]:
+    """E l / alpha^2 + (lambda / 2) mean |theta|^2 - tau H at one time of a run, H by `entropy`; its standard error.
 
-    What the law goes down with noise of temperature tau: Mei, Montanari & Nguyen (arXiv 1804.06561), section 3.
+    What the law goes down with noise of temperature tau; R / (2 alpha^2) is its first part for the square loss. Mei,
+    Montanari & Nguyen (arXiv 1804.06561), section 3. Needs all particles, at that time, of equal masses.
+
+    Raises InputError where the run kept something else, or on numbers that do not fit.
     """
-    particles, problem = run.particles[index], run.problem
-    risk = problem.weights @ (problem.targets - run.predictions[index]) ** 2
+    temperature, ridge = (
+        _checks.number(each, what, least=0.0) for each, what in ((temperature, "temperature"), (ridge, "ridge"))
+    )
+    shape, masses, problem = run.particles.shape, run.masses, run.problem
+    if shape[:2] != (len(run.times), len(masses)) or not np.allclose(masses, 1.0 / len(masses), rtol=1e-12):
+        raise InputError(
+            f"the run kept particles {shape} of {len(masses)} at {len(run.times)} times; needed: all, keep='all', of "
+            "equal masses."
+        )
+    if not -len(run.times) <= index < len(run.times):
+        raise InputError(f"index is {index}; needed: below {len(run.times)}, the number of times.")
+    particles, predictions = run.particles[index], run.predictions[index]
+    if isinstance(problem, Population):
+        offset = (run.particles[0], masses) if run.network.scaling.offset else None
+        mean_loss = 0.5 * population.risk(run.network, problem, particles, masses, offset)
+    else:
+        mean_loss = problem.weights @ problem.loss.value(predictions, problem.targets)
     found, error = entropy(particles)
     squares = (particles**2).sum(axis=1)
-    value = risk / (2 * run.network.scaling.alpha**2) + ridge / 2 * squares.mean() - temperature * found
+    value = mean_loss / run.network.scaling.alpha**2 + ridge / 2 * squares.mean() - temperature * found
     return float(value), float(np.hypot(temperature * error, ridge / 2 * squares.std(ddof=1) / np.sqrt(len(squares))))
 
 

@@ -20,6 +20,16 @@ def _algebra(engine: Engine, n_particles: int) -> SimpleNamespace:
     return SimpleNamespace(combine=engine.combine, is_finite=engine.is_finite, error_norm=norm)
 
 
+def _ridge(scaling, ridge) -> float:
+    """lambda times the mobility of the parameters."""
+    ridge = _checks.number(ridge, "ridge", least=0.0)
+    if ridge and scaling.mobility_a != scaling.mobility_w:
+        raise InputError(
+            f"ridge is {ridge:g} with mobilities {scaling.mobility_a:g} and {scaling.mobility_w:g}; needed: equal ones."
+        )
+    return ridge * scaling.mobility_w
+
+
 class DataField:
     """Gradient flow of the risk on a data set (GFD): the particles go down R by
 
@@ -39,7 +49,8 @@ class DataField:
     engine : "cpu", "reference" or an Engine
     dtype : "float64" or "float32"
     ridge : float
-        lambda >= 0: the particles go down R + lambda alpha^2 sum_i m_i |theta_i|^2, dtheta_i/dt = ... - lambda theta_i.
+        lambda >= 0: the particles go down E l + (lambda/2) alpha^2 sum_i m_i |theta_i|^2 (for the square loss, half the
+        square, E l = R/2), so that dtheta_i/dt = ... - xi lambda theta_i. Needs equal mobilities xi.
 
     Cost of a velocity: about (4 d + one activation) N n flops, O(N d) memory; the (N, n) array is formed only where it
     is small (docs: the CPU engine). A field keeps room for it: one field is for one thread at a time.
@@ -60,7 +71,7 @@ class DataField:
         start = _checks.particles(start, problem.dim)
         self.network, self.problem = network, problem
         self.engine, self.dtype = engines.find(engine), engines.check_dtype(dtype)
-        self.n_particles, self.ridge = len(start), _checks.number(ridge, "ridge", least=0.0)
+        self.n_particles, self.ridge = len(start), _ridge(network.scaling, ridge)
         self.masses = _checks.masses(masses, self.n_particles, "masses")
         self.algebra = (_algebra(self.engine, self.n_particles),)
         self._masses = self.engine.pack_masses(self.masses, self.dtype)
@@ -117,10 +128,22 @@ class DataField:
         moved = self.engine.vjp(activation, cloud, self._inputs, pull, mobilities, features, out)
         return self.engine.combine(moved, -self.ridge, [1.0], [cloud], moved) if self.ridge else moved
 
+    def gradient_velocity(self, state: tuple):
+        """The velocity of the gradient flow of all the data at the particles of a state: a cloud."""
+        return self.velocity(state)[0]
+
     def speed(self, state: tuple) -> float:
-        """sqrt(sum_i m_i |v_i|^2) of the particles' velocity at a state."""
-        velocity = self.engine.unpack(self.velocity(state)[0], self.n_particles)
+        """sqrt(sum_i m_i |v_i|^2) of the gradient flow's velocity at a state."""
+        velocity = self.engine.unpack(self.gradient_velocity(state), self.n_particles)
         return float(np.sqrt(self.masses @ (velocity**2).sum(axis=1)))
+
+    def risk(self, state: tuple, predictions: np.ndarray) -> float:
+        """sum_k p_k (y_k - F(x_k))^2; `predictions` are those of the state."""
+        return float(self.problem.weights @ (self.problem.targets - predictions) ** 2)
+
+    def loss(self, state: tuple, predictions: np.ndarray) -> float:
+        """sum_k p_k l(F(x_k), y_k)."""
+        return float(self.problem.weights @ self.problem.loss.value(predictions, self.problem.targets))
 
     def _driven_by(self, factor, shift):
         """What the pull needs where F = factor sums + shift."""

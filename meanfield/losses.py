@@ -1,7 +1,9 @@
 """Losses: value l(f, y) and pull u = -dl/df at every data point. A new one is two lines and an entry.
 
 Both are branch-free arithmetic over `vocabulary`, so that a device computes the pull where its predictions are. The
-ones for classification are functions of the margin y f, for labels y = +-1.
+ones for classification are functions of the margin y f, for labels y = +-1:
+
+    squared (y - f)^2 / 2;   hinge max(0, 1 - y f);   logistic log(1 + e^(-y f));   soft-hinge as `soft_hinge` says
 """
 
 from collections.abc import Callable
@@ -18,11 +20,13 @@ class Loss:
 
     value : (f, y) -> l
     pull : (f, y) -> u = -dl/df, what drives the particles (docs/notation).
+    labels : whether targets are labels, +-1
     """
 
     name: str
     value: Callable[[Any, Any], Any]
     pull: Callable[[Any, Any], Any]
+    labels: bool = False
 
     def __repr__(self) -> str:
         return f"Loss({self.name!r})"
@@ -45,7 +49,9 @@ def soft_hinge(beta: float = 20.0, margin: float = 1.0) -> Loss:
         small = exp(-absolute(x))  # never above 1: nothing overflows
         return y * where(x > 0.0, 1.0, small) / (1.0 + small)
 
-    return Loss(f"soft-hinge {beta:g}" if margin == 1.0 else f"soft-hinge {beta:g}, margin {margin:g}", value, pull)
+    return Loss(
+        f"soft-hinge {beta:g}" if margin == 1.0 else f"soft-hinge {beta:g}, margin {margin:g}", value, pull, labels=True
+    )
 
 
 def _squared_value(f, y):
@@ -67,7 +73,9 @@ def _hinge_pull(f, y):
 _SOFT, _LOGISTIC = soft_hinge(), soft_hinge(1.0, 0.0)
 
 squared = Loss("squared", _squared_value, _squared_pull)
-hinge = Loss("hinge", _hinge_value, _hinge_pull)
-logistic = Loss("logistic", _LOGISTIC.value, _LOGISTIC.pull)
+hinge = Loss("hinge", _hinge_value, _hinge_pull, labels=True)
+logistic = Loss("logistic", _LOGISTIC.value, _LOGISTIC.pull, labels=True)
 
-LOSSES = {each.name: each for each in (squared, hinge, Loss("soft-hinge", _SOFT.value, _SOFT.pull), logistic)}
+LOSSES = {
+    each.name: each for each in (squared, hinge, Loss("soft-hinge", _SOFT.value, _SOFT.pull, labels=True), logistic)
+}

@@ -11,6 +11,8 @@ class MomentumField(DataField):
 
         dtheta_i/dt = p_i,   dp_i/dt = (v_i(theta) - p_i) / tau,   p_i(0) = 0,
 
+    p_i the state's second entry. Explicit steps are stable below some 2 tau, which adaptive ones find by themselves.
+
     v the velocity of `DataField`: what Geiger et al. (arXiv 1906.08034), appendix G, write as
     tau v' = -(v + grad L), in flow time. tau -> 0 is the gradient flow. With mobilities 1 the energy
     R / (2 alpha^2) + (tau / 2) sum_i m_i |p_i|^2 falls at the rate sum_i m_i |p_i|^2.
@@ -24,6 +26,9 @@ class MomentumField(DataField):
     def state(self, particles):
         (cloud,) = super().state(particles)
         return cloud, self.engine.pack(np.zeros_like(particles, dtype=np.float64), self.dtype)
+
+    def gradient_velocity(self, state):
+        return DataField.velocity(self, (state[0],))[0]
 
     def velocity(self, state, out=None):
         cloud, speed = state

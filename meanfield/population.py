@@ -32,7 +32,8 @@ class Population(Problem):
 
     teacher : (M, 1 + d), rows (b_j, v_j)
     activation : the teacher's, and the network's that is to learn it; one with closed overlaps: `OVERLAPS`
-    probes : number of inputs, drawn with `seed`, at which predictions are recorded; they move no particle
+    probes : number of inputs, drawn with `seed`, at which predictions are recorded; they move no particle. The records
+        "risk" and "loss" and the criteria `stopping.risk` and `stopping.loss` are in closed form, not at the probes.
 
     Raises InputError where the activation has no closed overlaps, or shapes do not fit.
     """
@@ -82,7 +83,7 @@ def risk(
     for first in range(0, len(w), step):
         rows = slice(first, first + step)
         total += c[rows] @ (overlap(q[rows, None], w[rows] @ w.T, q)[0] @ c)
-    return float(total)
+    return max(0.0, float(total))  # rounding leaves either sign of nothing
 
 
 class PopulationField(DataField):
@@ -108,6 +109,14 @@ class PopulationField(DataField):
             fixed.append(start[:, 1:])
             weights.append(factor * self.masses * start[:, 0])
         self._fixed, self._fixed_weights = np.concatenate(fixed), np.concatenate(weights)
+        self._start = (start, self.masses) if network.scaling.offset else None
+
+    def risk(self, state, predictions):
+        """E (f* - F)^2 in closed form, whatever the predictions at the probes."""
+        return risk(self.network, self.problem, self.particles(state), self.masses, self._start)
+
+    def loss(self, state, predictions):
+        return 0.5 * self.risk(state, predictions)
 
     def velocity(self, state, out=None):
         (cloud,), scaling = state, self.network.scaling

@@ -60,6 +60,9 @@ class Problem:
         loss = _checks.find(LOSSES, loss, "loss")
         if not isinstance(loss, Loss):
             raise InputError(f"loss is {loss!r}; needed: a name ({', '.join(LOSSES)}) or a losses.Loss.")
+        if loss.labels and not (np.abs(targets) == 1.0).all():
+            wrong = targets[np.abs(targets) != 1.0][0]
+            raise InputError(f"targets hold {wrong:g} with loss {loss.name!r}; needed: labels, +1 or -1.")
         if test_inputs is None or test_targets is None:
             if test_inputs is not test_targets:
                 raise InputError("a test set needs both test_inputs and test_targets; only one was given.")

@@ -125,8 +125,14 @@ class Scaling:
         for value, what in ((q_sigma, "q_sigma"), (q_tilde_a, "q_tilde_a"), (q_tilde_w, "q_tilde_w")):
             _checks.number(value, what)
         ratio = d / d_star
-        s, rate_a, rate_w = sigma * ratio**q_sigma, eta_a * ratio**q_tilde_a, eta_w * ratio**q_tilde_w
-        return cls(d * s, mobility_a=rate_a / rate_w, time_scale=1.0 / (rate_w * s**2 * d))
+        try:
+            s, rate_a, rate_w = sigma * ratio**q_sigma, eta_a * ratio**q_tilde_a, eta_w * ratio**q_tilde_w
+            return cls(d * s, mobility_a=rate_a / rate_w, time_scale=1.0 / (rate_w * s**2 * d))
+        except (OverflowError, ZeroDivisionError):
+            raise InputError(
+                f"(d/d_star) = {ratio:g} to the powers {q_sigma:g}, {q_tilde_a:g}, {q_tilde_w:g} leaves the range of "
+                "floats; needed: moderate exponents."
+            ) from None
 
     @classmethod
     def sym_default(cls, d: int, d_star: int, **options: float) -> "Scaling":

@@ -66,7 +66,8 @@ class Run:
             f"Run({self.problem.name!r}, {self.network.activation.name}, N={len(self.masses)}, "
             f"alpha={self.network.scaling.alpha:g}, t=0..{self.times[-1]:g}, {self.scheme}: {self.steps} steps on "
             f"{self.engine} ({self.dtype}), {'' if self.stopped_by == 'time' else f'stopped by {self.stopped_by}, '}"
-            f"final risk {risk:.4g}, {self.seconds:.2f} s)"
+            f"final risk {'at the probes ' if isinstance(self.problem, Population) else ''}{risk:.4g}, "
+            f"{self.seconds:.2f} s)"
         )
 
 
@@ -125,17 +126,20 @@ def simulate(
     stop : criteria of `stopping`
         The run ends at the first accepted step after which one of them holds: its time is then the last one.
     ridge : float
-        lambda: the flow of R + lambda alpha^2 sum_i m_i |theta_i|^2.
+        lambda: the flow of E l + (lambda/2) alpha^2 sum_i m_i |theta_i|^2; E l = R/2 for the square loss. Needs equal
+        mobilities.
     temperature : float
         tau: dtheta_i = v_i dt + sqrt(2 tau) dB_i, by Euler and Maruyama (scheme "euler" with dt, weak order 1). The law
-        then goes down the free energy R / (2 alpha^2) + (lambda / 2) int |theta|^2 dmu + tau int log mu dmu: Mei,
+        then goes down the free energy E l / alpha^2 + (lambda / 2) int |theta|^2 dmu + tau int log mu dmu: Mei,
         Montanari & Nguyen (arXiv 1804.06561), section 3. Needs mobilities of 1.
     noise_seed : int
-        Of the noise, which is a function of (noise_seed, step, particle) alone.
+        Of the noise, which is a function of (noise_seed, number of the step, particle) alone: times that are no
+        multiples of dt make more steps, and another path.
     momentum : float
         Delay tau of a flow with momentum, tau d^2 theta/dt^2 + d theta/dt = v (`momentum.MomentumField`); 0: without.
     batches : of `batches`, optional
-        Which data each step sees: discrete training, with scheme "euler" and dt.
+        Which data each step sees: discrete training, with scheme "euler" and dt. Not with momentum, and neither of
+        these two with a `Population`; momentum not with a temperature.
 
     Returns
     -------
@@ -156,8 +160,11 @@ def simulate(
     schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps, kick=kick)
     entries = 2 if momentum else 1  # clouds of a state
     _check_memory(problem, start, times, schedule, engine, dtype, record, keep, max_bytes, entries=entries)
-    if sum((isinstance(problem, Population), bool(momentum), bool(temperature), batches is not None)) > 1:
-        raise InputError("of a Population, momentum, temperature and batches one at a time; given: several.")
+    if sum((isinstance(problem, Population), bool(momentum), batches is not None)) > 1 or (momentum and temperature):
+        raise InputError(
+            "momentum, batches and a Population exclude one another, and momentum excludes a temperature; given: "
+            "several."
+        )
     if batches is not None and (schedule.tableau.name != "euler" or dt is None):
         raise InputError(f"batches need scheme='euler' with dt; given: {schedule.tableau.name!r}.")
     if isinstance(problem, Population):
@@ -232,6 +239,7 @@ def _check_memory(problem, start, times, schedule, engine, dtype, record, keep, 
     """Refuse a run that does not fit. What is no array yet is left to the checks that name it."""
     _checks.instance(problem, Problem, "problem", "a Problem(inputs, targets), or one from `problems`")
     shape = np.shape(start)
+    _check_keep(keep, shape)
     if len(shape) != 2:
         return
     kept = len(range(*keep.indices(shape[0]))) if isinstance(keep, slice) else shape[0]
@@ -262,6 +270,18 @@ def _check_memory(problem, start, times, schedule, engine, dtype, record, keep, 
         _memory.check(here, what, remedy, max_bytes)
 
 
+def _check_keep(keep, shape):
+    if isinstance(keep, slice):
+        try:
+            some = len(range(*keep.indices(shape[0] if shape else 0)))
+        except (TypeError, ValueError):
+            some = 0
+        if not some:
+            raise InputError(f"keep is {keep!r}; needed: a slice that holds some of the particles {shape}.")
+    elif not isinstance(keep, str) or keep not in ("all", "last"):
+        raise InputError(f"keep is {keep!r}; needed: 'all', 'last' or a slice.")
+
+
 def _integrate(moving: DataField, start, times, schedule, record, keep, progress, stop) -> Run:
     times, criteria = _checks.times(times), stopping.check(stop)
     recorders: dict[str, Callable] = {}
@@ -274,8 +294,6 @@ def _integrate(moving: DataField, start, times, schedule, record, keep, progress
             raise InputError(f"record holds two entries called {name!r}; needed: names of their own (def, not lambda).")
         recorders[name] = recorder
     chosen = keep if isinstance(keep, slice) else None
-    if chosen is None and keep not in ("all", "last"):
-        raise InputError(f"keep is {keep!r}; needed: 'all', 'last' or a slice.")
 
     began, evaluations = clock.perf_counter(), 0
 

@@ -22,8 +22,10 @@ class Look:
     problem, time : the run's
     predictions : (n,)
         The predictor at the training inputs.
+    risk, loss : float
+        Of the training data; of a `Population` in closed form.
     speed : float
-        sqrt(sum_i m_i |v_i|^2) of the particles' velocity; dR/dt = -2 alpha^2 speed^2 for the square loss.
+        sqrt(sum_i m_i |v_i|^2), v the gradient flow's velocity, along which dR/dt = -2 alpha^2 speed^2 (square loss).
     """
 
     def __init__(self, moving: Any, state: tuple, time: float):
@@ -38,6 +40,14 @@ class Look:
         return self._moving.predict(self._state)
 
     @cached_property
+    def risk(self) -> float:
+        return self._moving.risk(self._state, self.predictions)
+
+    @cached_property
+    def loss(self) -> float:
+        return self._moving.loss(self._state, self.predictions)
+
+    @cached_property
     def speed(self) -> float:
         return self._moving.speed(self._state)
 
@@ -49,45 +59,44 @@ class Criterion:
     name: str
     holds: Callable[[Look], bool]
 
+    def __post_init__(self):
+        if not callable(self.holds):
+            raise InputError(f"criterion {self.name!r} holds {self.holds!r}; needed: a function of a Look.")
+
     def __repr__(self) -> str:
         return f"Criterion({self.name!r})"
 
 
 def margin(least: float = 1.0) -> Criterion:
-    """y F(x) >= least at every training input: Geiger et al. (arXiv 1906.08034), section 2, with 1."""
+    """y F(x) >= least at every training input, y = +-1: Geiger et al. (arXiv 1906.08034), section 2, with 1."""
     least = _checks.number(least, "least")
     return Criterion(f"margin {least:g}", lambda look: bool((look.problem.targets * look.predictions >= least).all()))
 
 
 def risk(below: float) -> Criterion:
-    """sum_k p_k (y_k - F(x_k))^2 < below."""
+    """sum_k p_k (y_k - F(x_k))^2 < below; of a `Population`, its risk in closed form."""
     below = _checks.number(below, "below", above=0.0)
-
-    def holds(look: Look) -> bool:
-        return bool(look.problem.weights @ (look.problem.targets - look.predictions) ** 2 < below)
-
-    return Criterion(f"risk below {below:g}", holds)
+    return Criterion(f"risk below {below:g}", lambda look: look.risk < below)
 
 
 def loss(below: float) -> Criterion:
-    """sum_k p_k l(F(x_k), y_k) < below."""
+    """sum_k p_k l(F(x_k), y_k) < below; of a `Population`, half its risk."""
     below = _checks.number(below, "below", above=0.0)
-
-    def holds(look: Look) -> bool:
-        return bool(look.problem.weights @ look.problem.loss.value(look.predictions, look.problem.targets) < below)
-
-    return Criterion(f"loss below {below:g}", holds)
+    return Criterion(f"loss below {below:g}", lambda look: look.loss < below)
 
 
 def speed(below: float) -> Criterion:
-    """sqrt(sum_i m_i |v_i|^2) < below: the norm of the gradient. Costs a velocity at each step."""
+    """sqrt(sum_i m_i |v_i|^2) < below, v the gradient flow's velocity on all the data: the norm of the gradient.
+
+    Costs a velocity at each step.
+    """
     below = _checks.number(below, "below", above=0.0)
     return Criterion(f"speed below {below:g}", lambda look: look.speed < below)
 
 
 def check(criteria: Criterion | Sequence[Criterion]) -> list[Criterion]:
     """A list of criteria, or InputError."""
-    found = [criteria] if isinstance(criteria, Criterion) else list(criteria or ())
+    found: list[Any] = list(criteria) if isinstance(criteria, list | tuple) else [criteria]
     for each in found:
         if not isinstance(each, Criterion):
             raise InputError(f"stop holds {each!r}; needed: criteria such as stopping.margin(1.0).")

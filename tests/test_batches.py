@@ -108,10 +108,29 @@ def test_small_steps_approach_the_flow():
             "a batch has inputs",
         ),
         ({"batches": 7, **EULER}, "batches is 7"),
+        ({"batches": batches.fresh(lambda rng, size: 5), **EULER}, "draw gave int"),
+        ({"batches": batches.Batches("own", lambda problem, step: (1, 2)), **EULER}, "gave tuple; needed"),
+        (
+            {"batches": batches.Batches("own", lambda p, k: (p.inputs, p.targets, -np.ones(30))), **EULER},
+            "weights of a",
+        ),
     ],
 )
 def test_what_does_not_fit(options, message):
     with pytest.raises(InputError, match=message):
         mf.simulate(network(), PROBLEM, start(), [1.0], **options)
+    with pytest.raises(InputError, match="draw is 5"):
+        batches.fresh(5)
     with pytest.raises(InputError, match="size is 0"):
         batches.minibatch(0)
+
+
+def test_looking_does_not_draw():
+    """A criterion that is never met leaves the run as it is, to the last bit."""
+    options = {"batches": batches.minibatch(5), **EULER}
+    runs = [
+        mf.simulate(network(), PROBLEM, start(), [2.0], stop=stop, **options)
+        for stop in ((), mf.stopping.speed(1e-30), [mf.stopping.risk(1e-30), mf.stopping.loss(1e-30)])
+    ]
+    for other in runs[1:]:
+        np.testing.assert_array_equal(other.particles, runs[0].particles)

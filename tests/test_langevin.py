@@ -13,6 +13,7 @@ from scipy.integrate import solve_ivp
 
 import meanfield as mf
 from meanfield import diagnostics
+from meanfield.engines import reference
 from meanfield.errors import InputError
 from meanfield.fields import DataField
 
@@ -158,6 +159,45 @@ def test_free_energy_goes_down():
     for (before, error), (after, more) in pairwise(found):
         assert after < before + 5 * np.hypot(error, more)
     assert found[-1][0] < found[0][0] - 0.2
+
+
+def test_free_energy_of_another_loss_and_what_does_not_fit():
+    inputs = np.random.default_rng(1).standard_normal((20, 2))
+    problem = mf.Problem(inputs, np.sign(inputs[:, 0]), loss="logistic")
+    options = {"scheme": "euler", "dt": 0.1, "temperature": 0.05}
+    run = mf.simulate(mf.Network("tanh", mf.Scaling(2.0)), problem, mf.initial.gaussian(50, 2), [0.0, 1.0], **options)
+    mean_loss = problem.loss.value(run.predictions[0], problem.targets).mean()
+    value, _ = diagnostics.free_energy(run, 0, temperature=0.05)
+    assert value == pytest.approx(mean_loss / 4 - 0.05 * diagnostics.entropy(run.particles[0])[0], rel=1e-12)
+    for given, message in (
+        ({"temperature": -0.1}, "temperature is -0.1"),
+        ({"temperature": 0.1, "ridge": float("nan")}, "ridge is nan"),
+        ({"temperature": 0.1, "index": 2}, "index is 2"),
+    ):
+        with pytest.raises(InputError, match=message):
+            diagnostics.free_energy(run, **given)
+    last = mf.simulate(NETWORK, PROBLEM, mf.initial.gaussian(5, 1), [0.0, 1.0], keep="last")
+    with pytest.raises(InputError, match="needed: all, keep='all'"):
+        diagnostics.free_energy(last, temperature=0.1)
+
+
+def test_ridge_of_unequal_mobilities():
+    slow, same = mf.Network("linear", mf.Scaling(mobility_a=0.5)), mf.Network("linear", mf.Scaling(1.0, 3.0, 3.0))
+    with pytest.raises(InputError, match=r"ridge is 0\.1 with mobilities 0\.5 and 1; needed: equal"):
+        mf.simulate(slow, PROBLEM, mf.initial.gaussian(5, 1), [1.0], ridge=0.1)
+    nothing = mf.problems.bilinear(0.0)
+    run = mf.simulate(same, nothing, np.array([[1.0, 0.0]]), [1.0], ridge=0.5, rtol=1e-9)
+    assert run.particles[0, 0, 0] == pytest.approx(np.exp(-1.5), rel=1e-7)
+
+
+def test_noise_on_the_population_risk():
+    """The first step's noise is that of the engine: paths with and without temperature differ by it alone."""
+    problem = mf.Population(mf.population.teacher(2), "erf")
+    start, options = mf.initial.gaussian(20, 2, seed=1), {"scheme": "euler", "dt": 0.1}
+    still = mf.simulate(mf.Network("erf"), problem, start, [0.1], **options).particles[0]
+    moved = mf.simulate(mf.Network("erf"), problem, start, [0.1], temperature=0.2, noise_seed=3, **options).particles[0]
+    noise = reference.noise(start, 3, 0)
+    np.testing.assert_allclose(moved - still, np.sqrt(2 * 0.2 * 0.1) * noise, atol=1e-12)
 
 
 def test_entropy_needs_points_that_differ():

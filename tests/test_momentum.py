@@ -73,5 +73,11 @@ def test_without_delay_it_is_the_gradient_flow():
 def test_what_does_not_fit():
     with pytest.raises(InputError, match="momentum is -1"):
         mf.simulate(NETWORK, PROBLEM, start(), [1.0], momentum=-1.0)
-    with pytest.raises(InputError, match="one at a time; given: several"):
+    with pytest.raises(InputError, match="exclude one another, and momentum excludes"):
         mf.simulate(NETWORK, PROBLEM, start(), [1.0], momentum=1.0, temperature=0.1, scheme="euler", dt=0.1)
+
+
+def test_speed_is_the_gradient_s_and_not_the_momentum_s():
+    """A run that starts at rest is not at the end."""
+    run = mf.simulate(NETWORK, PROBLEM, start(), [3.0], momentum=1.0, stop=mf.stopping.speed(0.01))
+    assert run.stopped_by == "time"

@@ -140,6 +140,19 @@ def test_risk_falls_as_the_velocity_says():
     assert run.predictions.shape == (6, 500)
 
 
+def test_records_and_criteria_are_in_closed_form():
+    problem, start = Population(population.teacher(2, 2, seed=2), "erf", probes=3), mf.initial.gaussian(40, 2, seed=3)
+    network = mf.Network("erf", mf.Scaling(shift="initial"))
+    run = mf.simulate(
+        network, problem, start, np.linspace(0, 50, 51), record=["risk", "loss"], stop=mf.stopping.risk(0.02)
+    )
+    assert run.stopped_by == "risk below 0.02" and run.records["risk"][-1] < 0.02 <= run.records["risk"][-2]
+    np.testing.assert_allclose(run.records["loss"], run.records["risk"] / 2)
+    assert "at the probes" in repr(run)
+    same = population.risk(mf.Network("erf"), problem, np.c_[2 * problem.teacher[:, :1], problem.teacher[:, 1:]])
+    assert 0.0 <= same < 1e-14
+
+
 def test_float32_is_near():
     problem, start = Population(population.teacher(4, 3, seed=2), "relu"), mf.initial.gaussian(300, 4, seed=3)
     velocities = [

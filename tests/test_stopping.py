@@ -95,7 +95,23 @@ def test_a_criterion_that_looks_too_late_is_caught():
     assert not reached[-1] >= 1.0 > reached[-2]
 
 
-@pytest.mark.parametrize("stop", ["margin", [1.0], [lambda look: True]], ids=str)
+@pytest.mark.parametrize("stop", ["margin", 1.0, stopping.margin, [1.0], [lambda look: True]], ids=str)
 def test_what_is_no_criterion(stop):
     with pytest.raises(InputError, match="stop holds"):
         mf.simulate(NETWORK, separable(), start(), [1.0], stop=stop)
+
+
+def test_a_criterion_needs_a_function():
+    with pytest.raises(InputError, match="criterion 'own' holds 5"):
+        stopping.Criterion("own", 5)
+
+
+@pytest.mark.parametrize("keep", [np.arange(3), slice(None, "a"), slice(0, 3, 0), slice(100, 200), 7], ids=str)
+def test_what_cannot_be_kept(keep):
+    with pytest.raises(InputError, match="keep is"):
+        mf.simulate(NETWORK, separable(), start(), [1.0], keep=keep)
+
+
+def test_labels_are_plus_or_minus_one():
+    with pytest.raises(InputError, match=r"targets hold 0 with loss 'hinge'; needed: labels, \+1 or -1"):
+        mf.Problem(np.ones((2, 1)), [0.0, 1.0], loss="hinge")
