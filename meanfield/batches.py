@@ -117,4 +117,4 @@ class BatchField(DataField):
         pull = engine.pull(self.problem.loss, sums, scaling.alpha, drive)
         mobilities = scaling.mobility_a, scaling.mobility_w
         moved = engine.vjp(self.network.activation, cloud, points, pull, mobilities, None, out and out[0])
-        return (engine.combine(moved, -self.ridge, [1.0], [cloud], moved) if self.ridge else moved,)
+        return (self._confined(moved, cloud),)

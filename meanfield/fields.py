@@ -125,7 +125,10 @@ class DataField:
         (factor, drive), scaling = self._drive, self.network.scaling
         pull = self.engine.pull(self.problem.loss, sums, factor, drive)
         mobilities, activation = (scaling.mobility_a, scaling.mobility_w), self.network.activation
-        moved = self.engine.vjp(activation, cloud, self._inputs, pull, mobilities, features, out)
+        return self._confined(self.engine.vjp(activation, cloud, self._inputs, pull, mobilities, features, out), cloud)
+
+    def _confined(self, moved, cloud):
+        """A velocity with what the ridge adds, in its place."""
         return self.engine.combine(moved, -self.ridge, [1.0], [cloud], moved) if self.ridge else moved
 
     def gradient_velocity(self, state: tuple):

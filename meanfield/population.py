@@ -125,9 +125,7 @@ class PopulationField(DataField):
         weights = np.concatenate([-self.masses * particles[:, 0], self._fixed_weights])
         mobilities = scaling.mobility_a, scaling.mobility_w
         moved = self.engine.pairwise(self._overlap, cloud, nodes, weights, mobilities, out and out[0])
-        if self.ridge:
-            moved = self.engine.combine(moved, -self.ridge, [1.0], [cloud], moved)
-        return (moved,)
+        return (self._confined(moved, cloud),)
 
 
 def teacher(dim: int, units: int = 3, seed: int = 0, heights: Sequence[float] | None = None) -> np.ndarray:

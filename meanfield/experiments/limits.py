@@ -133,7 +133,7 @@ class LimitsResult:
 
 
 def run(settings: Settings | None = None, *, progress: bool = False) -> LimitsResult:
-    """Run the whole comparison; about a minute with the default settings on two cores.
+    """Run the whole comparison; under a minute with the default settings on two cores.
 
     Raises InputError on settings that do not fit; DivergenceError if a flow leaves the finite numbers.
     """
