@@ -133,6 +133,10 @@ def free_energy(run: Any, index: int = -1, *, temperature: float, ridge: float =
     particles, predictions = run.particles[index], run.predictions[index]
     if isinstance(problem, Population):
         offset = (run.particles[0], masses) if run.network.scaling.offset else None
+        if offset and run.times[0] != 0.0:
+            raise InputError(
+                f"the run begins at t = {run.times[0]:g}; needed: t = 0 among its times, for f_0 of the shift."
+            )
         mean_loss = 0.5 * population.risk(run.network, problem, particles, masses, offset)
     else:
         mean_loss = problem.weights @ problem.loss.value(predictions, problem.targets)

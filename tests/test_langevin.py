@@ -181,6 +181,23 @@ def test_free_energy_of_another_loss_and_what_does_not_fit():
         diagnostics.free_energy(last, temperature=0.1)
 
 
+def test_free_energy_of_a_shifted_population_needs_its_start():
+    """Its first part is half the risk in closed form over alpha^2; without t = 0 there is no f_0 to take off."""
+    network, problem = (
+        mf.Network("erf", mf.Scaling(2.0, shift="initial")),
+        mf.Population(mf.population.teacher(2), "erf"),
+    )
+    start = mf.initial.gaussian(30, 2, seed=1)
+    run = mf.simulate(network, problem, start, [0.0, 1.0], record=["risk"])
+    for k in range(2):
+        value, _ = diagnostics.free_energy(run, k, temperature=0.1)
+        wanted = run.records["risk"][k] / 8 - 0.1 * diagnostics.entropy(run.particles[k])[0]
+        assert value == pytest.approx(wanted, rel=1e-10)
+    late = mf.simulate(network, problem, start, [0.5, 1.0])
+    with pytest.raises(InputError, match=r"begins at t = 0\.5; needed: t = 0"):
+        diagnostics.free_energy(late, temperature=0.1)
+
+
 def test_ridge_of_unequal_mobilities():
     slow, same = mf.Network("linear", mf.Scaling(mobility_a=0.5)), mf.Network("linear", mf.Scaling(1.0, 3.0, 3.0))
     with pytest.raises(InputError, match=r"ridge is 0\.1 with mobilities 0\.5 and 1; needed: equal"):

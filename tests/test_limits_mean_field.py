@@ -293,3 +293,9 @@ def test_bad_input(call, message):
     """What cannot be used is refused with what was given and what was needed."""
     with pytest.raises(InputError, match=message):
         call()
+
+
+@pytest.mark.parametrize("option", ["keep", "masses", "record", "stop", "batches"])
+def test_options_that_are_not_the_limit_s(option):
+    with pytest.raises(InputError, match=f"mean_field does not take {option}"):
+        limits.mean_field(NETWORK, line(), LAW, TIMES, **{option: None})

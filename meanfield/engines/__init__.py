@@ -54,7 +54,8 @@ class Engine(Protocol):
     def predict(self, activation: Activation, cloud: Any, masses: Any, inputs: Any, features: Any = None) -> Any:
         """sum_i m_i a_i phi(z_ik), n sums. Atoms of mass zero cost little where whole blocks lie together.
 
-        `features`: room in which phi(z_ik) and a_i phi'(z_ik) are left.
+        `features`: room in which phi(z_ik) and a_i phi'(z_ik) are left. The sums may be written over by the next call
+        of `predict` or `jvp` at these inputs.
         """
         ...
 

@@ -101,8 +101,11 @@ def mean_field(
     times = _checks.times(times)
     _checks.instance(network, Network, "network", "a Network, e.g. Network('erf')")
     _checks.instance(problem, Problem, "problem", "a Problem, e.g. from `problems`")
-    if "keep" in options or "masses" in options or "record" in options:
-        raise InputError("mean_field sets keep, masses and record itself; use `simulate` on a quadrature rule instead.")
+    if own := sorted({"keep", "masses", "record", "stop", "batches"} & options.keys()):
+        raise InputError(
+            f"mean_field does not take {', '.join(own)}: it sets keep, masses and record itself, and two rules must "
+            "run alike. Use `simulate` on a quadrature rule instead."
+        )
     if not isinstance(law, GaussianLaw) or law.dim != problem.dim:
         raise InputError(f"law is {law!r}; needed: a GaussianLaw of dim {problem.dim}, the inputs' dimension.")
     if rule == "auto":
