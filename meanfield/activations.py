@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+import numpy as np
 from numpy.polynomial.hermite_e import herme2poly
 
 from . import _checks
@@ -90,6 +91,53 @@ def polynomial(coefficients: Sequence[float], *, hermite: bool = False) -> Polyn
 def quadratic() -> Polynomial:
     """phi(z) = z^2."""
     return polynomial([0.0, 0.0, 1.0])
+
+
+@dataclass(frozen=True)
+class PiecewiseLinear(Activation):
+    """phi(z) = left + sum_i jumps_i max(z - knots_i, 0), whose means over a sphere are closed (`limits.radial`)."""
+
+    knots: tuple[float, ...] = (0.0,)
+    jumps: tuple[float, ...] = (1.0,)
+    left: float = 0.0
+
+    def __repr__(self) -> str:
+        return f"PiecewiseLinear({self.name!r})"
+
+
+@cache
+def _piecewise_linear(knots: tuple[float, ...], jumps: tuple[float, ...], left: float, name: str) -> PiecewiseLinear:
+    fill = 4 - len(knots)
+    k0, k1, k2, k3 = *knots, *fill * knots[-1:]
+    j0, j1, j2, j3 = *jumps, *fill * (0.0,)
+
+    def formula(z):
+        value = j0 * maximum(z - k0, 0.0) + j1 * maximum(z - k1, 0.0)
+        value = value + j2 * maximum(z - k2, 0.0) + j3 * maximum(z - k3, 0.0)
+        slope = where(z > k0, j0, 0.0) + where(z > k1, j1, 0.0) + where(z > k2, j2, 0.0) + where(z > k3, j3, 0.0)
+        return left + value, slope
+
+    return PiecewiseLinear(name, formula, knots, jumps, left)
+
+
+def piecewise_linear(knots: Sequence[float], values: Sequence[float]) -> PiecewiseLinear:
+    """Through the points (knots_i, values_i), constant left and right of them: two to four points.
+
+    Mei, Montanari & Nguyen (arXiv 1804.06561), from memory: (0.5, 1.5), (-2.5, 7.5) learns to tell two Gaussians
+    apart, (0, 0.5, 1.5), (-2.5, -4, 7.5), which is not monotone, gets stuck. Equal points give the same object. Raises
+    InputError unless the knots increase and there are as many values.
+    """
+    given = _checks.array(knots, "knots", 1, "two to four numbers that increase")
+    heights = _checks.array(values, "values", 1, "a number for each knot")
+    if not 2 <= len(given) <= 4 or len(heights) != len(given) or (np.diff(given) <= 0).any():
+        raise InputError(
+            f"knots are {given.tolist()} and values {heights.tolist()}; needed: two to four knots that increase, and "
+            "as many values."
+        )
+    slopes = np.diff(heights) / np.diff(given)
+    jumps = tuple(np.diff(np.r_[0.0, slopes, 0.0]).tolist())
+    name = "piecewise linear " + " ".join(f"({k:g}, {v:g})" for k, v in zip(given, heights, strict=True))
+    return _piecewise_linear(tuple(given.tolist()), jumps, float(heights[0]), name)
 
 
 _TWO_OVER_SQRT_PI = 2.0 / math.sqrt(math.pi)

@@ -155,4 +155,68 @@ def bilinear(beta: float = 1.0) -> Problem:
     return Problem(inputs, beta * inputs[:, 0], test_inputs=inputs, test_targets=beta * inputs[:, 0], name="bilinear")
 
 
+@dataclass(frozen=True)
+class TwoGaussians:
+    """Labels y = +1 or -1 with equal chance, x | y ~ N(0, S_y), S_y = s_y^2 on each of some blocks of coordinates.
+
+    Mei, Montanari & Nguyen (arXiv 1804.06561), section 1: what a linear classifier cannot tell apart.
+
+    dims : sizes d_b of the blocks
+    plus, minus : s_+ and s_- on each block, standard deviations
+
+    `isotropic` and `anisotropic` are the paper's two cases; `limits.radial` solves their mean-field limit.
+    """
+
+    dims: tuple[int, ...]
+    plus: tuple[float, ...]
+    minus: tuple[float, ...]
+
+    def __post_init__(self):
+        if not len(self.dims) == len(self.plus) == len(self.minus) >= 1:
+            raise InputError(
+                f"dims, plus and minus have {len(self.dims)}, {len(self.plus)} and {len(self.minus)} entries; needed: "
+                "one for each block."
+            )
+        object.__setattr__(self, "dims", tuple(_checks.count(each, "dims") for each in self.dims))
+        for what in ("plus", "minus"):
+            given = tuple(_checks.number(each, what, above=0.0) for each in getattr(self, what))
+            object.__setattr__(self, what, given)
+
+    @classmethod
+    def isotropic(cls, dim: int = 40, delta: float = 0.4) -> "TwoGaussians":
+        """x | y ~ N(0, (1 + y delta)^2 I_d), 0 < delta < 1."""
+        return cls.anisotropic(dim, dim, delta)
+
+    @classmethod
+    def anisotropic(cls, dim: int = 320, signal_dim: int = 60, delta: float = 0.5) -> "TwoGaussians":
+        """x | y ~ N(0, diag((1 + y delta)^2 on the first signal_dim coordinates, 1 on the others)), 0 < delta < 1."""
+        dim, signal_dim = _checks.count(dim, "dim"), _checks.count(signal_dim, "signal_dim")
+        delta = _checks.number(delta, "delta", above=0.0)
+        if signal_dim > dim or delta >= 1.0:
+            raise InputError(
+                f"signal_dim is {signal_dim}, dim {dim} and delta {delta:g}; needed: signal_dim <= dim, delta < 1."
+            )
+        rest = dim - signal_dim
+        blocks = 2 if rest else 1
+        return cls((signal_dim, rest)[:blocks], (1.0 + delta, 1.0)[:blocks], (1.0 - delta, 1.0)[:blocks])
+
+    @property
+    def dim(self) -> int:
+        """Dimension d of the inputs."""
+        return sum(self.dims)
+
+    def draw(self, rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Inputs (size, d) and labels (size,): what `batches.fresh` takes."""
+        labels = rng.choice((-1.0, 1.0), size)
+        scales = np.repeat(np.array([self.minus, self.plus]), self.dims, axis=1)
+        return rng.standard_normal((size, self.dim)) * scales[(labels > 0).astype(int)], labels
+
+    def sample(self, n: int, n_test: int = 0, seed: int = 0) -> Problem:
+        """A `Problem` of n data points, and n_test to test on."""
+        n, n_test = _checks.count(n, "n"), _checks.count(n_test, "n_test", least=0)
+        rng = _checks.generator(seed)
+        tests = self.draw(rng, n_test) if n_test else (None, None)
+        return Problem(*self.draw(rng, n), test_inputs=tests[0], test_targets=tests[1], name="two Gaussians")
+
+
 PROBLEMS = {"teacher-student": teacher_student, "bilinear": bilinear}

@@ -93,7 +93,7 @@ def infinite(network: Network, law: GaussianLaw, inputs: np.ndarray, other: np.n
     means = CLOSED_FORMS.get(network.activation, _hermite_means(network.activation))
     values, slopes = means(law.sigma_w * inputs, law.sigma_w * other)
     scaling = network.scaling
-    return scaling.mobility_a * values + scaling.mobility_w * law.sigma_a**2 * slopes * (inputs @ other.T)
+    return scaling.mobility_a * values + scaling.mobility_w * law.second_moment_a * slopes * (inputs @ other.T)
 
 
 def drift(now: np.ndarray, start: np.ndarray) -> float:

@@ -198,6 +198,26 @@ def test_the_table_is_keyed_by_name():
     assert set(FAR) == set(oracle.ACTIVATIONS) == set(ACTIVATIONS)
 
 
+@EVERYWHERE
+def test_piecewise_linear_units_interpolate(engine):
+    """Two to four points, constant outside: NumPy's interpolation to 1e-13, the slope that of the piece."""
+    z = np.linspace(-4.0, 4.0, 401) + 1e-4
+    for knots, values in (((0.5, 1.5), (-2.5, 7.5)), ((0, 0.5, 1.5), (-2.5, -4, 7.5)), ((-2, -1, 0, 3), (0, 1, -1, 5))):
+        unit = mf.activations.piecewise_linear(knots, values)
+        value, slope = value_and_slope(engine, unit, z)
+        np.testing.assert_allclose(value, np.interp(z, knots, values), rtol=1e-13, atol=1e-13)
+        pieces = np.r_[0.0, np.diff(values) / np.diff(knots), 0.0]
+        np.testing.assert_allclose(slope, pieces[np.searchsorted(knots, z)], rtol=1e-13, atol=1e-13)
+        assert np.abs(value - np.interp(z, knots, np.add(values, 0.01))).max() > 1e-3
+        assert unit is mf.activations.piecewise_linear(knots, values) and repr(unit).startswith("PiecewiseLinear(")
+
+
+def test_piecewise_linear_refuses():
+    for knots, values in (((1.0,), (2.0,)), ((1.0, 0.0), (1.0, 2.0)), ((0.0, 1.0), (1.0,)), (range(5), range(5))):
+        with pytest.raises(InputError, match="needed: two to four knots that increase"):
+            mf.activations.piecewise_linear(knots, values)
+
+
 def test_polynomials():
     """Value and slope, in powers and in Hermite polynomials; equal coefficients are one object; degree 4 at most."""
     z = np.linspace(-3, 3, 31)

@@ -66,6 +66,7 @@ ORDER = (
     "fit",
     "limits.mean_field",
     "limits.ntk",
+    "limits.radial",
     "limits.exact",
     "limits",
     "experiments.quantities",

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 
-from meanfield import GaussianLaw, Network, Problem, Scaling, initial, limits, problems, simulate
+from meanfield import GaussianLaw, Network, Problem, Scaling, initial, limits, problems, simulate, tangent
 from meanfield.errors import ConvergenceError, InputError
 
 STEPS = {"engine": "reference", "scheme": "rk4", "dt": 0.25}
@@ -267,6 +267,70 @@ def test_rules_of_high_order(order):
     a, w = nodes.T
     for found, exact in ((masses @ a**2, 1.0), (masses @ w**4, 3.0), (masses @ np.cos(a), np.exp(-0.5))):
         assert found == pytest.approx(exact, rel=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [0.01, 0.1, 1.0, 10.0])
+@pytest.mark.parametrize("rule", ["gauss-hermite", lambda n_nodes: initial.gauss_hermite(GaussianLaw(1), 3)])
+def test_the_exactly_solvable_limit_by_quadrature(alpha, rule):
+    """The bilinear neuron at every alpha: predictor and characteristics to 1e-8 of the closed form."""
+    task, network = problems.bilinear(), Network("linear", Scaling(alpha))
+    times = np.linspace(0.0, 3.0, 4) / np.hypot(1.0, 1.0 / alpha)
+    options = {"rule": rule, "n_nodes": 16, "rtol": 1e-11, "atol": 1e-13, "tracers": TRACERS[:, :2]}
+    found = limits.mean_field(network, task, GaussianLaw(1), times, **options)
+    exact = limits.exact.bilinear(network, task, times, tracers=TRACERS[:, :2])
+    np.testing.assert_allclose(found.predictions, exact.predictions, atol=1e-8)
+    np.testing.assert_allclose(found.tracers, exact.tracers, rtol=1e-8)
+    assert found.error.max() < 1e-10
+
+
+def test_pairs_have_no_output_at_the_start():
+    """Nodes (a, w), (-a, w): f_0 = 0 to rounding, the law's moments, and the same limit as without pairs."""
+    nodes, masses = initial.sobol(GaussianLaw(2), 64, 3, paired=True)
+    assert np.array_equal(nodes[:32] * [-1, 1, 1], nodes[32:]) and masses.sum() == 1.0
+    paired, plain = (solve(plane(), rule, 4096) for rule in ("paired sobol", "sobol"))
+    assert np.abs(paired.predictions[0]).max() < 1e-15 < np.abs(plain.predictions[0]).max()
+    assert (rms(paired, plain)[1:] < 5.0 * np.hypot(paired.error, plain.error)[1:]).all()
+    assert (paired.rule, paired.n_nodes) == ("4096 paired Sobol nodes", 4096)
+
+
+def test_rules_of_one_s_own():
+    """A function of n_nodes is refined to a tolerance; a `Quadrature` is taken as it is, its error unknown."""
+    own = lambda n_nodes: initial.gauss_hermite(GaussianLaw(1), int(np.sqrt(n_nodes)))  # noqa: E731
+    built_in = solve(line(), "gauss-hermite", 24**2)
+    given = solve(line(), own(24**2), 1)
+    np.testing.assert_allclose(given.predictions, built_in.predictions, rtol=1e-12)
+    assert np.isnan(given.error).all() and "not known" in repr(given) and given.rule == "576 given nodes"
+    refined = solve(line(), own, 16, tolerance=1e-3)
+    assert refined.error.max() < 1e-3 and "of the given rule" in refined.rule
+    with pytest.raises(InputError, match="cannot be refined"):
+        solve(line(), own(16), 16, tolerance=1e-3)
+    with pytest.raises(InputError, match="rule gave int; needed: a Quadrature"):
+        solve(line(), lambda n_nodes: n_nodes, 16)
+    with pytest.raises(InputError, match="rule is 3; needed: one of auto, sobol"):
+        solve(line(), 3, 16)
+
+
+def test_a_law_whose_output_weights_have_a_mean():
+    """Moments of sample and rules are the law's: a mean of 0.7 within five standard errors, by rules to 1e-3; a = 1
+    for ever is a law too; pairs have mean 0."""
+    law = GaussianLaw(2, sigma_a=0.5, sigma_w=1.3, mean_a=0.7)
+    cloud = initial.gaussian(4000, 2, seed=1, sigma_a=0.5, sigma_w=1.3, mean_a=0.7)
+    assert abs(cloud[:, 0].mean() - 0.7) < 5 * 0.5 / np.sqrt(4000) < abs(cloud[:, 0].mean() - 0.6)
+    for nodes, masses in (initial.gauss_hermite(law, 4), initial.sobol(law, 4096)):
+        assert masses @ nodes[:, 0] == pytest.approx(0.7, abs=1e-3)
+        assert masses @ nodes[:, 0] ** 2 == pytest.approx(law.second_moment_a, rel=5e-3)
+        assert masses @ nodes[:, 1] ** 2 == pytest.approx(1.3**2, rel=5e-3)
+    assert (initial.gaussian(5, 2, sigma_a=0.0, mean_a=1.0)[:, 0] == 1.0).all()
+    with pytest.raises(InputError, match="sigma_a is 0"):
+        GaussianLaw(2, sigma_a=0.0)
+    with pytest.raises(InputError, match="mean_a is 1 with paired=True"):
+        initial.gaussian(4, 2, paired=True, mean_a=1.0)
+    on_a_line, x = GaussianLaw(1, sigma_a=0.5, sigma_w=0.6, mean_a=0.7), np.array([[0.5], [1.0]])
+    nodes, masses = initial.gauss_hermite(on_a_line, 40)
+    kernel = tangent.kernel(NETWORK, nodes, x, masses=masses)
+    np.testing.assert_allclose(tangent.infinite(NETWORK, on_a_line, x), kernel, rtol=1e-6)
+    with pytest.raises(InputError, match=r"law has mean_a = 0\.7, so that f_0 is not 0"):
+        limits.ntk(NETWORK, plane(), law, [1.0])
 
 
 LAW = GaussianLaw(1)

@@ -3,5 +3,6 @@
 from . import exact
 from .mean_field import MeanFieldLimit, mean_field
 from .ntk import NTKLimit, ntk
+from .radial import RadialLimit, radial
 
-__all__ = ["MeanFieldLimit", "NTKLimit", "exact", "mean_field", "ntk"]
+__all__ = ["MeanFieldLimit", "NTKLimit", "RadialLimit", "exact", "mean_field", "ntk", "radial"]

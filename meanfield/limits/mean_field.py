@@ -1,7 +1,8 @@
 """The mean-field limit: the distributional dynamics solved from the law mu_0 along its characteristics."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +25,8 @@ class MeanFieldLimit:
     error : (T,)
         Root mean square over the test inputs (without any, the training inputs) of the difference to an
         independent second rule of the same size (Sobol: on average sqrt(2) times the error of either) or one with
-        twice the nodes (Gauss-Hermite, where the true error was up to 2.7 times this). Quadrature only: both rules
-        share the integrator's tolerance.
+        twice the nodes (Gauss-Hermite, where the true error was up to 2.7 times this; a rule of your own).
+        Quadrature only: both rules share the integrator's tolerance. NaN for a given `Quadrature`.
     rule : what was integrated, in words; n_nodes : its size, 0 for a closed form
     """
 
@@ -40,20 +41,21 @@ class MeanFieldLimit:
     n_nodes: int
 
     def __repr__(self) -> str:
+        known = f"error of f {self.error.max():.1e}" if np.isfinite(self.error).all() else "error of f not known"
         return (
             f"MeanFieldLimit({self.problem.name!r}, {self.network.activation.name}, t=0..{self.times[-1]:g}, "
-            f"{self.rule}, error of f {self.error.max():.1e})"
+            f"{self.rule}, {known})"
         )
 
 
 def mean_field(
     network: Network,
     problem: Problem,
-    law: GaussianLaw,
+    law: GaussianLaw | None,
     times: Sequence[float] | np.ndarray,
     *,
     n_nodes: int = 32768,
-    rule: str = "auto",
+    rule: str | Quadrature | Callable[[int], Quadrature] = "auto",
     seed: int = 0,
     tracers: np.ndarray | None = None,
     tolerance: float | None = None,
@@ -71,13 +73,15 @@ def mean_field(
     ----------
     network : with alpha = O(1)
     law : GaussianLaw
-        mu_0, a law and not a sample.
+        mu_0, a law and not a sample. Not read with a rule of your own.
     times : increasing flow times
     n_nodes : int
         At least so many; rounded up to a power of two (Sobol) or to order^(1 + d) (Gauss-Hermite).
-    rule : "auto", "sobol" or "gauss-hermite"
+    rule : "auto", "sobol", "paired sobol", "gauss-hermite", a function or an `initial.Quadrature`
         "auto": Gauss-Hermite where 1 + d = 2 and the activation is a built-in one but relu, else Sobol. (At 1 + d = 3
-        and 32,768 nodes the errors of f were 6e-4 and 4e-5.)
+        and 32,768 nodes the errors of f were 6e-4 and 4e-5.) "paired sobol": nodes (a, w), (-a, w), so that f_0 = 0.
+        A law of your own: a function n_nodes -> Quadrature with about so many nodes, or the nodes and masses
+        themselves, of which no error is known.
     seed : int
         Of the Sobol scrambles: 2 seed for the rule, 2 seed + 1 for its check.
     tracers : (M, 1 + d), optional
@@ -106,23 +110,20 @@ def mean_field(
             f"mean_field does not take {', '.join(own)}: it sets keep, masses and record itself, and two rules must "
             "run alike. Use `simulate` on a quadrature rule instead."
         )
-    if not isinstance(law, GaussianLaw) or law.dim != problem.dim:
-        raise InputError(f"law is {law!r}; needed: a GaussianLaw of dim {problem.dim}, the inputs' dimension.")
-    if rule == "auto":
-        rule = "gauss-hermite" if 1 + law.dim == 2 and network.activation in _SMOOTH else "sobol"
-    build = _checks.find(_RULES, rule, "rule")
+    build = _builder(network, problem, law, rule)
     n_nodes, max_nodes = _checks.count(n_nodes, "n_nodes"), _checks.count(max_nodes, "max_nodes")
     if tolerance is not None:
         tolerance = _checks.number(tolerance, "tolerance", above=0.0)
+        if isinstance(rule, Quadrature):
+            raise InputError("a given Quadrature cannot be refined to a tolerance; needed: a function of n_nodes.")
     while True:
         main, check, words = build(law, n_nodes, _checks.count(seed, "seed", least=0))
         run = _carry(network, problem, main, times, tracers, options)
-        second = _carry(network, problem, check, times, None, options)
-        if len(problem.test_targets):
-            difference = run.test_predictions - second.test_predictions
-        else:
-            difference = run.predictions - second.predictions
-        error = np.sqrt(np.mean(difference**2, axis=1))
+        error = (
+            np.full(len(times), np.nan)
+            if check is None
+            else _distance(run, _carry(network, problem, check, times, None, options))
+        )
         if tolerance is None or error.max() <= tolerance:
             break
         if 2 * n_nodes > max_nodes:
@@ -131,10 +132,35 @@ def mean_field(
                 "Raise max_nodes or the tolerance."
             )
         n_nodes *= 2
-    carried = run.particles if tracers is not None else np.empty((len(times), 0, 1 + law.dim))
+    carried = run.particles if tracers is not None else np.empty((len(times), 0, main.nodes.shape[1]))
     return MeanFieldLimit(
         network, problem, times, run.predictions, run.test_predictions, carried, error, words, len(main.masses)
     )
+
+
+def _builder(network, problem, law, rule) -> Callable[..., Any]:
+    """What makes (rule, its check or None, words) from (law, n_nodes, seed)."""
+    if isinstance(rule, Quadrature):
+        return lambda law, n_nodes, seed: (rule, None, f"{len(rule.masses)} given nodes")
+    if callable(rule):
+        return lambda law, n_nodes, seed: _own(rule, n_nodes)
+    if not isinstance(law, GaussianLaw) or law.dim != problem.dim:
+        raise InputError(f"law is {law!r}; needed: a GaussianLaw of dim {problem.dim}, the inputs' dimension.")
+    if rule == "auto":
+        rule = "gauss-hermite" if 1 + law.dim == 2 and network.activation in _SMOOTH else "sobol"
+    build = _checks.find(_RULES, rule, "rule")
+    if not callable(build):
+        raise InputError(f"rule is {rule!r}; needed: one of auto, {', '.join(_RULES)}, a function or a Quadrature.")
+    return build
+
+
+def _distance(run, second):
+    """Root mean square of the difference of two predictors, (T,)."""
+    if len(run.problem.test_targets):
+        difference = run.test_predictions - second.test_predictions
+    else:
+        difference = run.predictions - second.predictions
+    return np.sqrt(np.mean(difference**2, axis=1))
 
 
 def _carry(network, problem, quadrature: Quadrature, times, tracers, options) -> Run:
@@ -152,6 +178,23 @@ def _sobol(law, n_nodes, seed):
     return initial.sobol(law, power, 2 * seed), initial.sobol(law, power, 2 * seed + 1), words
 
 
+def _paired_sobol(law, n_nodes, seed):
+    power = max(2, 1 << (n_nodes - 1).bit_length())
+    both = (initial.sobol(law, power, 2 * seed + k, paired=True) for k in (0, 1))
+    return *both, f"{power} paired Sobol nodes"
+
+
+def _own(rule, n_nodes):
+    """A user's rule, and its check with twice the nodes."""
+    found = []
+    for number in (n_nodes, 2 * n_nodes):
+        given = rule(number)
+        if not isinstance(given, tuple) or len(given) != 2:
+            raise InputError(f"rule gave {type(given).__name__}; needed: a Quadrature, nodes (M, 1 + d), masses (M,).")
+        found.append(Quadrature(*given))
+    return *found, f"{len(found[0].masses)} nodes of the given rule"
+
+
 def _gauss_hermite(law, n_nodes, seed):
     width = 1 + law.dim
     order = max(2, int(np.ceil(n_nodes ** (1 / width) - 1e-9)))
@@ -161,4 +204,4 @@ def _gauss_hermite(law, n_nodes, seed):
 
 
 _SMOOTH = [each for each in ACTIVATIONS.values() if each.name != "relu"]
-_RULES = {"sobol": _sobol, "gauss-hermite": _gauss_hermite}
+_RULES = {"sobol": _sobol, "paired sobol": _paired_sobol, "gauss-hermite": _gauss_hermite}

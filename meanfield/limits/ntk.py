@@ -88,6 +88,11 @@ def ntk(
     start, test_start, cross = problem.targets, problem.test_targets, np.zeros((0, len(problem.inputs)))
     if isinstance(law_or_particles, GaussianLaw):
         law = law_or_particles
+        if law.mean_a != 0.0 and network.scaling.offset != 1.0:
+            raise InputError(
+                f"law has mean_a = {law.mean_a:g}, so that f_0 is not 0 and grows with alpha; needed: mean_a = 0, or "
+                "shift='initial'."
+            )
         train = tangent.infinite(network, law, problem.inputs) if kernel is None else kernel
         if has_test:
             cross = tangent.infinite(network, law, problem.test_inputs, problem.inputs)
