@@ -68,7 +68,7 @@ class DataField:
     ):
         _checks.instance(network, Network, "network", "a Network, e.g. Network('erf')")
         _checks.instance(problem, Problem, "problem", "a Problem(inputs, targets), or one from `problems`")
-        start = _checks.particles(start, problem.dim)
+        start = network.particles(start, problem.dim)
         self.network, self.problem = network, problem
         self.engine, self.dtype = engines.find(engine), engines.check_dtype(dtype)
         self.n_particles, self.ridge = len(start), _ridge(network.scaling, ridge)
@@ -89,7 +89,7 @@ class DataField:
 
     def state(self, particles: np.ndarray) -> tuple:
         """The state whose particles are these, (N, 1 + d)."""
-        particles = _checks.particles(particles, self.problem.dim)
+        particles = self.network.particles(particles, self.problem.dim)
         if len(particles) != self.n_particles:
             raise InputError(
                 f"{len(particles)} particles for a field of {self.n_particles}; needed: as many as it has."

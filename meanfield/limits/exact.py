@@ -58,7 +58,7 @@ def bilinear(
     _checks.instance(network, Network, "network", "a Network('linear')")
     _checks.instance(problem, Problem, "problem", "problems.bilinear()")
     scaling = network.scaling
-    plain = (scaling.mobility_a, scaling.mobility_w, scaling.input_scale) == (1.0, 1.0, 1.0)
+    plain = (scaling.mobility_a, scaling.mobility_w, scaling.input_scale, network.bias) == (1.0, 1.0, 1.0, 0.0)
     beta = float(problem.weights @ (problem.targets * problem.inputs[:, 0]))
     fits = problem.dim == 1 and (np.abs(problem.inputs) == 1.0).all() and problem.loss.name == "squared"
     if not (
@@ -69,7 +69,7 @@ def bilinear(
     ):
         raise InputError(
             f"the exact limit got {problem!r} and activation {network.activation.name!r}; needed: problems.bilinear() "
-            "(x = +-1, y = beta x, squared loss), activation 'linear', mobilities and input scale 1. "
+            "(x = +-1, y = beta x, squared loss), activation 'linear', mobilities and input scale 1, no bias. "
             "Use limits.mean_field otherwise."
         )
     s = bilinear_angle(times, scaling.alpha, beta)

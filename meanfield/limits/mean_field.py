@@ -106,8 +106,10 @@ def mean_field(
             f"mean_field does not take {', '.join(own)}: it sets keep, masses and record itself, and two rules must "
             "run alike. Use `simulate` on a quadrature rule instead."
         )
-    if not isinstance(law, GaussianLaw) or law.dim != problem.dim:
-        raise InputError(f"law is {law!r}; needed: a GaussianLaw of dim {problem.dim}, the inputs' dimension.")
+    seen = network.seen(problem.dim)
+    if not isinstance(law, GaussianLaw) or law.dim != seen:
+        words = "the inputs' dimension and one for the bias" if network.bias else "the inputs' dimension"
+        raise InputError(f"law is {law!r}; needed: a GaussianLaw of dim {seen}, {words}.")
     if rule == "auto":
         rule = "gauss-hermite" if 1 + law.dim == 2 and network.activation in _SMOOTH else "sobol"
     build = _checks.find(_RULES, rule, "rule")
@@ -140,7 +142,7 @@ def mean_field(
 def _carry(network, problem, quadrature: Quadrature, times, tracers, options) -> Run:
     start, masses = quadrature
     if tracers is not None:
-        start = np.concatenate([start, _checks.particles(tracers, problem.dim)])
+        start = np.concatenate([start, network.particles(tracers, problem.dim)])
         masses = np.concatenate([masses, np.zeros(len(tracers))])
     keep = "last" if tracers is None else slice(len(quadrature.masses), None)
     return simulate(network, problem, start, times, masses=masses, keep=keep, **options)
