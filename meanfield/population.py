@@ -93,7 +93,7 @@ def _sphere(rng, number, dim):
 _LAWS = {"gaussian": _gaussian, "sphere": _sphere}
 
 
-def _check_network(network: Network, problem: Population) -> None:
+def check_units(network: Network, problem: Population) -> None:
     """Refuse a network whose units are not the teacher's."""
     _checks.instance(network, Network, "network", "a Network, e.g. Network('erf')")
     scale = network.scaling.input_scale
@@ -113,7 +113,7 @@ def risk(
 
     Cost: O((N + M)^2 d), in blocks.
     """
-    _check_network(network, problem)
+    check_units(network, problem)
     particles = network.particles(particles, problem.dim)
     masses = _checks.masses(masses, len(particles), "masses")
     alpha, overlap = network.scaling.alpha, problem.overlap
@@ -139,7 +139,7 @@ class PopulationField(DataField):
     problem: Population
 
     def __init__(self, network: Network, problem: Population, start, masses=None, *rest):
-        _check_network(network, problem)
+        check_units(network, problem)
         self._overlap = problem.overlap
         super().__init__(network, problem, start, masses, *rest)
         fixed, weights = [problem.teacher[:, 1:]], [problem.teacher[:, 0] / network.scaling.alpha]

@@ -13,7 +13,7 @@ from .coupled import CoupledField
 from .diagnostics import DIAGNOSTICS, Snapshot
 from .engines import Engine
 from .errors import DivergenceError, InputError, StepLimitError
-from .fields import DataField
+from .fields import DataField, check_temperature
 from .integrators import StateLost, StepLimitReached, Tableau, stepper
 from .momentum import MomentumField
 from .network import Network
@@ -214,18 +214,10 @@ def simulate_coupled(
 
 def _noise(network, engine, temperature, seed):
     """What adds sqrt(2 tau h) N(0, 1) to every parameter after a step of size h; None at temperature 0."""
-    temperature, seed = (
-        _checks.number(temperature, "temperature", least=0.0),
-        _checks.count(seed, "noise_seed", least=0),
-    )
+    _checks.instance(network, Network, "network", "a Network, e.g. Network('erf')")
+    temperature, seed = check_temperature(network.scaling, temperature), _checks.count(seed, "noise_seed", least=0)
     if temperature == 0.0:
         return None
-    scaling = network.scaling
-    if (scaling.mobility_a, scaling.mobility_w) != (1.0, 1.0):
-        raise InputError(
-            f"temperature is {temperature:g} with mobilities {scaling.mobility_a:g} and {scaling.mobility_w:g}; "
-            "needed: both 1."
-        )
     engine = engines.find(engine)
 
     def kick(state, h, number, room):

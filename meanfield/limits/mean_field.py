@@ -106,10 +106,7 @@ def mean_field(
             f"mean_field does not take {', '.join(own)}: it sets keep, masses and record itself, and two rules must "
             "run alike. Use `simulate` on a quadrature rule instead."
         )
-    seen = network.seen(problem.dim)
-    if not isinstance(law, GaussianLaw) or law.dim != seen:
-        words = "the inputs' dimension and one for the bias" if network.bias else "the inputs' dimension"
-        raise InputError(f"law is {law!r}; needed: a GaussianLaw of dim {seen}, {words}.")
+    check_law(network, problem, law)
     if rule == "auto":
         rule = "gauss-hermite" if 1 + law.dim == 2 and network.activation in _SMOOTH else "sobol"
     build = _checks.find(_RULES, rule, "rule")
@@ -137,6 +134,14 @@ def mean_field(
     return MeanFieldLimit(
         network, problem, times, run.predictions, run.test_predictions, carried, error, words, len(main.masses)
     )
+
+
+def check_law(network: Network, problem: Problem, law: GaussianLaw) -> None:
+    """Refuse a law that is not one of particles for these inputs."""
+    seen = network.seen(problem.dim)
+    if not isinstance(law, GaussianLaw) or law.dim != seen:
+        words = "the inputs' dimension and one for the bias" if network.bias else "the inputs' dimension"
+        raise InputError(f"law is {law!r}; needed: a GaussianLaw of dim {seen}, {words}.")
 
 
 def _carry(network, problem, quadrature: Quadrature, times, tracers, options) -> Run:
