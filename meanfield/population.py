@@ -1,11 +1,9 @@
 """Dynamics on the population risk of a law of inputs and a teacher network: no data sample, only overlaps.
 
-    R[mu] = E (f*(x) - F(x))^2 = sum_jk c_j c_k O(w_j, w_k),   O(w, w') = E phi(w . x) phi(w' . x),
+    R[mu] = E (f*(x) - F(x))^2 = sum_jk c_j c_k O(w_j, w_k),   O(w, w') = E phi(w . x) phi(w' . x)
 
-x ~ N(0, I_d), or uniform on the sphere of radius sqrt(d),
-
-over the atoms of f = alpha sum_i m_i a_i phi(w_i . x), with c_i = alpha m_i a_i, and those of the teacher f*, with
-c_j = -b_j. The particles go down it by
+for x ~ N(0, I_d), or x uniform on the sphere of radius sqrt(d), over the atoms of f = alpha sum_i m_i a_i phi(w_i . x),
+with c_i = alpha m_i a_i, and those of the teacher f*, with c_j = -b_j. The particles go down it by
 
     dtheta_i/dt = (1/alpha) E[u grad_theta [a_i phi(w_i . x)]] = -(1/alpha) sum_k c_k grad_theta [a_i O(w_i, w_k)]
 
@@ -34,8 +32,8 @@ class Population(Problem):
 
     teacher : (M, 1 + d), rows (b_j, v_j)
     activation : the teacher's, and the network's that is to learn it; one with closed overlaps: `OVERLAPS`
-    inputs : "gaussian", x ~ N(0, I_d), or "sphere", x uniform on the sphere of radius sqrt(d): where the overlaps are
-        sums of homogeneous functions, those of relu, linear and polynomials. Kept as `law`; `problem.inputs` are probes
+    inputs : "gaussian", x ~ N(0, I_d), or "sphere", x uniform on the sphere of radius sqrt(d), for relu, linear and
+        polynomials. Kept as `law`; the attribute `inputs` holds the probes.
     probes : number of inputs, drawn with `seed`, at which predictions are recorded; they move no particle. The records
         "risk" and "loss" and the criteria `stopping.risk` and `stopping.loss` are in closed form, not at the probes.
 
@@ -45,6 +43,7 @@ class Population(Problem):
     teacher: np.ndarray
     activation: Activation
     law: str
+    overlap: Overlap  # E phi(w . x) phi(w' . x) over the law of the inputs, in closed form
 
     def __init__(
         self,
@@ -56,22 +55,18 @@ class Population(Problem):
         seed: int = 0,
     ):
         found: Any = _checks.find(ACTIVATIONS, activation, "activation")
-        sample = _checks.find(_LAWS, str(inputs), "law of inputs")
+        law = str(inputs)
+        sample = _checks.find(_LAWS, law, "law of inputs")
         teacher = _checks.array(teacher, "teacher", 2, "an array (M, 1 + d), rows (b_j, v_j)")
         if teacher.shape[1] < 2:
             raise InputError(f"teacher has shape {teacher.shape}; needed: (M, 1 + d) with d >= 1.")
         dim = teacher.shape[1] - 1
+        overlap = overlap_of(found, sphere=dim if law == "sphere" else None)
         points = sample(_checks.generator(seed), _checks.count(probes, "probes"), dim)
         targets = found.formula(points @ teacher[:, 1:].T)[0] @ teacher[:, 0]
         super().__init__(points, targets, name="population")
-        for field, value in (("teacher", teacher), ("activation", found), ("law", str(inputs))):
+        for field, value in (("teacher", teacher), ("activation", found), ("law", law), ("overlap", overlap)):
             object.__setattr__(self, field, value)
-        _ = self.overlap  # an activation without one is refused here
-
-    @property
-    def overlap(self) -> Overlap:
-        """E phi(w . x) phi(w' . x) over the law of the inputs, in closed form."""
-        return overlap_of(self.activation, sphere=self.dim if self.law == "sphere" else None)
 
     def __repr__(self) -> str:
         where = " on the sphere" if self.law == "sphere" else ""
@@ -79,18 +74,6 @@ class Population(Problem):
             f"Population({len(self.teacher)} teachers, dim={self.dim}, {self.activation.name}, "
             f"{len(self.inputs)} probes{where})"
         )
-
-
-def _gaussian(rng, number, dim):
-    return rng.standard_normal((number, dim))
-
-
-def _sphere(rng, number, dim):
-    directions = _gaussian(rng, number, dim)
-    return directions * (np.sqrt(dim) / np.linalg.norm(directions, axis=1, keepdims=True))
-
-
-_LAWS = {"gaussian": _gaussian, "sphere": _sphere}
 
 
 def check_units(network: Network, problem: Population) -> None:
@@ -177,3 +160,15 @@ def teacher(dim: int, units: int = 3, seed: int = 0, heights: Sequence[float] | 
     if len(column) != units:
         raise InputError(f"heights has {len(column)} entries; needed: {units}, one for each unit.")
     return np.column_stack((column, directions))
+
+
+def _gaussian(rng, number, dim):
+    return rng.standard_normal((number, dim))
+
+
+def _sphere(rng, number, dim):
+    directions = _gaussian(rng, number, dim)
+    return directions * (np.sqrt(dim) / np.linalg.norm(directions, axis=1, keepdims=True))
+
+
+_LAWS = {"gaussian": _gaussian, "sphere": _sphere}
