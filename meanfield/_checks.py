@@ -104,14 +104,14 @@ def times(values: Any) -> np.ndarray:
     return result
 
 
-def particles(values: Any, dim: int | None = None) -> np.ndarray:
-    """Particles (N, 1 + d), and for inputs of dimension `dim` exactly 1 + dim columns."""
+def particles(values: Any, dim: int | None = None, bias: bool = False) -> np.ndarray:
+    """Particles (N, 1 + d), and for inputs of dimension `dim` exactly 1 + dim columns; one more with a bias."""
     result = array(values, "particles", 2, "an array (N, 1 + d), row i = (a_i, w_i)")
     if result.shape[1] < 2:
         raise InputError("particles have 1 column; needed: at least 2: a, then w. See initial.gaussian.")
-    if dim is not None and result.shape[1] != 1 + dim:
+    if dim is not None and result.shape[1] != 1 + dim + bias:
         raise InputError(
-            f"particles have {result.shape[1]} columns, but inputs of dimension {dim} need {1 + dim}: "
-            "a, then w. See initial.gaussian."
+            f"particles have {result.shape[1]} columns, but inputs of dimension {dim}{' and a bias' if bias else ''} "
+            f"need {1 + dim + bias}: a, {'w, then b' if bias else 'then w'}. See initial.gaussian."
         )
     return result

@@ -10,6 +10,7 @@ from .engines import Engine
 from .errors import InputError
 from .network import Network
 from .problems import Problem
+from .scaling import Scaling
 
 _UNKNOWN = object()  # room for features, before the first velocity
 
@@ -20,14 +21,25 @@ def _algebra(engine: Engine, n_particles: int) -> SimpleNamespace:
     return SimpleNamespace(combine=engine.combine, is_finite=engine.is_finite, error_norm=norm)
 
 
-def _ridge(scaling, ridge) -> float:
-    """lambda times the mobility of the parameters."""
+def ridge_rate(scaling: Scaling, ridge: float) -> float:
+    """Rate xi lambda at which a ridge lambda shrinks the particles; InputError where the mobilities xi differ."""
     ridge = _checks.number(ridge, "ridge", least=0.0)
     if ridge and scaling.mobility_a != scaling.mobility_w:
         raise InputError(
             f"ridge is {ridge:g} with mobilities {scaling.mobility_a:g} and {scaling.mobility_w:g}; needed: equal ones."
         )
     return ridge * scaling.mobility_w
+
+
+def check_temperature(scaling: Scaling, temperature: float) -> float:
+    """A temperature of at least 0; InputError also where it is above 0 and the mobilities are not 1."""
+    temperature = _checks.number(temperature, "temperature", least=0.0)
+    if temperature and (scaling.mobility_a, scaling.mobility_w) != (1.0, 1.0):
+        raise InputError(
+            f"temperature is {temperature:g} with mobilities {scaling.mobility_a:g} and {scaling.mobility_w:g}; "
+            "needed: both 1."
+        )
+    return temperature
 
 
 class DataField:
@@ -68,10 +80,10 @@ class DataField:
     ):
         _checks.instance(network, Network, "network", "a Network, e.g. Network('erf')")
         _checks.instance(problem, Problem, "problem", "a Problem(inputs, targets), or one from `problems`")
-        start = _checks.particles(start, problem.dim)
+        start = network.particles(start, problem.dim)
         self.network, self.problem = network, problem
         self.engine, self.dtype = engines.find(engine), engines.check_dtype(dtype)
-        self.n_particles, self.ridge = len(start), _ridge(network.scaling, ridge)
+        self.n_particles, self.ridge = len(start), ridge_rate(network.scaling, ridge)
         self.masses = _checks.masses(masses, self.n_particles, "masses")
         self.algebra = (_algebra(self.engine, self.n_particles),)
         self._masses = self.engine.pack_masses(self.masses, self.dtype)
@@ -89,7 +101,7 @@ class DataField:
 
     def state(self, particles: np.ndarray) -> tuple:
         """The state whose particles are these, (N, 1 + d)."""
-        particles = _checks.particles(particles, self.problem.dim)
+        particles = self.network.particles(particles, self.problem.dim)
         if len(particles) != self.n_particles:
             raise InputError(
                 f"{len(particles)} particles for a field of {self.n_particles}; needed: as many as it has."

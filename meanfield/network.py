@@ -1,6 +1,7 @@
 """Network: an activation and a scaling. The particles are not part of it; they are what moves."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,24 +13,28 @@ from .scaling import Scaling
 
 @dataclass(frozen=True, init=False, repr=False)
 class Network:
-    """f(x) = alpha sum_i m_i a_i phi(w_i . x).
+    """f(x) = alpha sum_i m_i a_i phi(w_i . x), or with biases a_i phi(w_i . x + beta b_i).
 
     Parameters
     ----------
     activation : name in `activations.ACTIVATIONS` or an Activation
     scaling : Scaling
         Default `Scaling.mean_field()`.
+    bias : float >= 0
+        beta: a last input that is always beta, after `scaling.input_scale`. A particle is then (a, w, b) and b is one
+        of the inner weights: it moves at mobility_w, and a law of particles has dim = d + 1. 0: no bias.
 
     Raises
     ------
     InputError
-        If the activation is unknown, or either is of another type.
+        If the activation is unknown, any is of another type, or the bias is negative or not finite.
     """
 
     activation: Activation
     scaling: Scaling
+    bias: float
 
-    def __init__(self, activation: str | Activation, scaling: Scaling | None = None):
+    def __init__(self, activation: str | Activation, scaling: Scaling | None = None, bias: float = 0.0):
         activation = _checks.find(ACTIVATIONS, activation, "activation")
         scaling = Scaling.mean_field() if scaling is None else scaling
         if not isinstance(activation, Activation):
@@ -38,10 +43,20 @@ class Network:
             raise InputError(f"scaling is {scaling!r}; needed: a Scaling, e.g. Scaling(alpha=1.0) or Scaling.ntk(N).")
         object.__setattr__(self, "activation", activation)
         object.__setattr__(self, "scaling", scaling)
+        object.__setattr__(self, "bias", _checks.number(bias, "bias", least=0.0))
 
     def inputs(self, inputs: np.ndarray) -> np.ndarray:
-        """The inputs as the units see them: `scaling.input_scale` times x."""
-        return self.scaling.input_scale * inputs
+        """The inputs as the units see them: `scaling.input_scale` times x, then the bias; (n, `seen(d)`)."""
+        scaled = self.scaling.input_scale * inputs
+        return np.column_stack((scaled, np.full(len(scaled), self.bias))) if self.bias else scaled
+
+    def seen(self, dim: int) -> int:
+        """Dimension of what the units see of inputs of dimension `dim`: one more with a bias."""
+        return dim + 1 if self.bias else dim
+
+    def particles(self, values: Any, dim: int) -> np.ndarray:
+        """`values` as particles for inputs of dimension `dim`, (N, 1 + `seen(dim)`); InputError if they are not."""
+        return _checks.particles(values, dim, bool(self.bias))
 
     def __repr__(self) -> str:
-        return f"Network({self.activation.name!r}, {self.scaling})"
+        return f"Network({self.activation.name!r}, {self.scaling}{f', bias={self.bias:g}' if self.bias else ''})"

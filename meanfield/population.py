@@ -1,9 +1,9 @@
-"""Dynamics on the population risk of Gaussian inputs and a teacher network: no data sample, only overlaps.
+"""Dynamics on the population risk of a law of inputs and a teacher network: no data sample, only overlaps.
 
-    R[mu] = E (f*(x) - F(x))^2 = sum_jk c_j c_k O(w_j, w_k),   O(w, w') = E phi(w . x) phi(w' . x),  x ~ N(0, I)
+    R[mu] = E (f*(x) - F(x))^2 = sum_jk c_j c_k O(w_j, w_k),   O(w, w') = E phi(w . x) phi(w' . x)
 
-over the atoms of f = alpha sum_i m_i a_i phi(w_i . x), with c_i = alpha m_i a_i, and those of the teacher f*, with
-c_j = -b_j. The particles go down it by
+for x ~ N(0, I_d), or x uniform on the sphere of radius sqrt(d), over the atoms of f = alpha sum_i m_i a_i phi(w_i . x),
+with c_i = alpha m_i a_i, and those of the teacher f*, with c_j = -b_j. The particles go down it by
 
     dtheta_i/dt = (1/alpha) E[u grad_theta [a_i phi(w_i . x)]] = -(1/alpha) sum_k c_k grad_theta [a_i O(w_i, w_k)]
 
@@ -21,17 +21,19 @@ from .activations import ACTIVATIONS, Activation
 from .errors import InputError
 from .fields import DataField
 from .network import Network
-from .overlaps import overlap_of
+from .overlaps import Overlap, overlap_of
 from .problems import Problem
 
 _ENTRIES = 2**20  # of the block of overlaps formed at a time
 
 
 class Population(Problem):
-    """Inputs N(0, I_d), targets f*(x) = sum_j b_j phi(v_j . x), the square loss: a `Problem` without a sample.
+    """Inputs of a law, targets f*(x) = sum_j b_j phi(v_j . x), the square loss: a `Problem` without a sample.
 
     teacher : (M, 1 + d), rows (b_j, v_j)
     activation : the teacher's, and the network's that is to learn it; one with closed overlaps: `OVERLAPS`
+    inputs : "gaussian", x ~ N(0, I_d), or "sphere", x uniform on the sphere of radius sqrt(d), for relu, linear and
+        polynomials. Kept as `law`; the attribute `inputs` holds the probes.
     probes : number of inputs, drawn with `seed`, at which predictions are recorded; they move no particle. The records
         "risk" and "loss" and the criteria `stopping.risk` and `stopping.loss` are in closed form, not at the probes.
 
@@ -40,39 +42,64 @@ class Population(Problem):
 
     teacher: np.ndarray
     activation: Activation
+    law: str
+    overlap: Overlap  # E phi(w . x) phi(w' . x) over the law of the inputs, in closed form
 
-    def __init__(self, teacher: ArrayLike, activation: str | Activation = "erf", *, probes: int = 500, seed: int = 0):
+    def __init__(
+        self,
+        teacher: ArrayLike,
+        activation: str | Activation = "erf",
+        *,
+        inputs: str = "gaussian",
+        probes: int = 500,
+        seed: int = 0,
+    ):
         found: Any = _checks.find(ACTIVATIONS, activation, "activation")
-        overlap_of(found)
+        law = str(inputs)
+        sample = _checks.find(_LAWS, law, "law of inputs")
         teacher = _checks.array(teacher, "teacher", 2, "an array (M, 1 + d), rows (b_j, v_j)")
         if teacher.shape[1] < 2:
             raise InputError(f"teacher has shape {teacher.shape}; needed: (M, 1 + d) with d >= 1.")
         dim = teacher.shape[1] - 1
-        inputs = _checks.generator(seed).standard_normal((_checks.count(probes, "probes"), dim))
-        targets = found.formula(inputs @ teacher[:, 1:].T)[0] @ teacher[:, 0]
-        super().__init__(inputs, targets, name="population")
-        object.__setattr__(self, "teacher", teacher)
-        object.__setattr__(self, "activation", found)
+        overlap = overlap_of(found, sphere=dim if law == "sphere" else None)
+        points = sample(_checks.generator(seed), _checks.count(probes, "probes"), dim)
+        targets = found.formula(points @ teacher[:, 1:].T)[0] @ teacher[:, 0]
+        super().__init__(points, targets, name="population")
+        for field, value in (("teacher", teacher), ("activation", found), ("law", law), ("overlap", overlap)):
+            object.__setattr__(self, field, value)
 
     def __repr__(self) -> str:
+        where = " on the sphere" if self.law == "sphere" else ""
         return (
             f"Population({len(self.teacher)} teachers, dim={self.dim}, {self.activation.name}, "
-            f"{len(self.inputs)} probes)"
+            f"{len(self.inputs)} probes{where})"
+        )
+
+
+def check_units(network: Network, problem: Population) -> None:
+    """Refuse a network whose units are not the teacher's."""
+    _checks.instance(network, Network, "network", "a Network, e.g. Network('erf')")
+    scale = network.scaling.input_scale
+    if network.activation != problem.activation or scale != 1.0 or network.bias:
+        raise InputError(
+            f"the network has activation {network.activation.name!r}, input scale {scale:g} and bias {network.bias:g}; "
+            f"needed: the teacher's, {problem.activation.name!r}, 1 and no bias."
         )
 
 
 def risk(
     network: Network, problem: Population, particles: np.ndarray, masses: np.ndarray | None = None, start=None
 ) -> float:
-    """R = E (f* - F)^2 over x ~ N(0, I), in closed form.
+    """R = E (f* - F)^2 over the law of the inputs, in closed form.
 
     start : (N', 1 + d), (N',), optional: particles and masses of f_0, where F = f - s f_0
 
     Cost: O((N + M)^2 d), in blocks.
     """
-    particles = _checks.particles(particles, problem.dim)
+    check_units(network, problem)
+    particles = network.particles(particles, problem.dim)
     masses = _checks.masses(masses, len(particles), "masses")
-    alpha, overlap = network.scaling.alpha, overlap_of(network.activation)
+    alpha, overlap = network.scaling.alpha, problem.overlap
     atoms, c = [particles[:, 1:], problem.teacher[:, 1:]], [alpha * masses * particles[:, 0], -problem.teacher[:, 0]]
     if start is not None:
         atoms.append(start[0][:, 1:])
@@ -95,17 +122,12 @@ class PopulationField(DataField):
     problem: Population
 
     def __init__(self, network: Network, problem: Population, start, masses=None, *rest):
-        _checks.instance(network, Network, "network", "a Network, e.g. Network('erf')")
-        self._overlap = overlap_of(network.activation)
-        if network.activation != problem.activation or network.scaling.input_scale != 1.0:
-            raise InputError(
-                f"the network has activation {network.activation.name!r} and input scale "
-                f"{network.scaling.input_scale:g}; needed: the teacher's, {problem.activation.name!r}, and 1."
-            )
+        check_units(network, problem)
+        self._overlap = problem.overlap
         super().__init__(network, problem, start, masses, *rest)
         fixed, weights = [problem.teacher[:, 1:]], [problem.teacher[:, 0] / network.scaling.alpha]
         if factor := network.scaling.offset:  # the target is f* + s f_0: atoms that stay where the particles begin
-            start = _checks.particles(start, problem.dim)
+            start = network.particles(start, problem.dim)
             fixed.append(start[:, 1:])
             weights.append(factor * self.masses * start[:, 0])
         self._fixed, self._fixed_weights = np.concatenate(fixed), np.concatenate(weights)
@@ -138,3 +160,15 @@ def teacher(dim: int, units: int = 3, seed: int = 0, heights: Sequence[float] | 
     if len(column) != units:
         raise InputError(f"heights has {len(column)} entries; needed: {units}, one for each unit.")
     return np.column_stack((column, directions))
+
+
+def _gaussian(rng, number, dim):
+    return rng.standard_normal((number, dim))
+
+
+def _sphere(rng, number, dim):
+    directions = _gaussian(rng, number, dim)
+    return directions * (np.sqrt(dim) / np.linalg.norm(directions, axis=1, keepdims=True))
+
+
+_LAWS = {"gaussian": _gaussian, "sphere": _sphere}

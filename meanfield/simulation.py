@@ -13,7 +13,7 @@ from .coupled import CoupledField
 from .diagnostics import DIAGNOSTICS, Snapshot
 from .engines import Engine
 from .errors import DivergenceError, InputError, StepLimitError
-from .fields import DataField
+from .fields import DataField, check_temperature
 from .integrators import StateLost, StepLimitReached, Tableau, stepper
 from .momentum import MomentumField
 from .network import Network
@@ -159,7 +159,7 @@ def simulate(
     kick = _noise(network, engine, temperature, noise_seed)
     schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps, kick=kick)
     entries = 2 if momentum else 1  # clouds of a state
-    _check_memory(problem, start, times, schedule, engine, dtype, record, keep, max_bytes, entries=entries)
+    _check_memory(network, problem, start, times, schedule, engine, dtype, record, keep, max_bytes, entries=entries)
     if sum((isinstance(problem, Population), bool(momentum), batches is not None)) > 1 or (momentum and temperature):
         raise InputError(
             "momentum, batches and a Population exclude one another, and momentum excludes a temperature; given: "
@@ -207,25 +207,17 @@ def simulate_coupled(
     if isinstance(problem, Population):
         raise InputError("simulate_coupled needs data, whose residual it follows; a Population has none: use simulate.")
     schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps)
-    _check_memory(problem, start, times, schedule, engine, dtype, record, keep, max_bytes, features=False)
+    _check_memory(network, problem, start, times, schedule, engine, dtype, record, keep, max_bytes, features=False)
     moving = CoupledField(network, problem, start, masses, engine, dtype, ridge)
     return _integrate(moving, start, times, schedule, record, keep, progress, stop)
 
 
 def _noise(network, engine, temperature, seed):
     """What adds sqrt(2 tau h) N(0, 1) to every parameter after a step of size h; None at temperature 0."""
-    temperature, seed = (
-        _checks.number(temperature, "temperature", least=0.0),
-        _checks.count(seed, "noise_seed", least=0),
-    )
+    _checks.instance(network, Network, "network", "a Network, e.g. Network('erf')")
+    temperature, seed = check_temperature(network.scaling, temperature), _checks.count(seed, "noise_seed", least=0)
     if temperature == 0.0:
         return None
-    scaling = network.scaling
-    if (scaling.mobility_a, scaling.mobility_w) != (1.0, 1.0):
-        raise InputError(
-            f"temperature is {temperature:g} with mobilities {scaling.mobility_a:g} and {scaling.mobility_w:g}; "
-            "needed: both 1."
-        )
     engine = engines.find(engine)
 
     def kick(state, h, number, room):
@@ -235,8 +227,11 @@ def _noise(network, engine, temperature, seed):
     return kick
 
 
-def _check_memory(problem, start, times, schedule, engine, dtype, record, keep, max_bytes, features=True, entries=1):
+def _check_memory(
+    network, problem, start, times, schedule, engine, dtype, record, keep, max_bytes, features=True, entries=1
+):
     """Refuse a run that does not fit. What is no array yet is left to the checks that name it."""
+    _checks.instance(network, Network, "network", "a Network, e.g. Network('erf')")
     _checks.instance(problem, Problem, "problem", "a Problem(inputs, targets), or one from `problems`")
     shape = np.shape(start)
     _check_keep(keep, shape)
@@ -244,15 +239,15 @@ def _check_memory(problem, start, times, schedule, engine, dtype, record, keep, 
         return
     kept = len(range(*keep.indices(shape[0]))) if isinstance(keep, slice) else shape[0]
     frames = 1 if keep == "last" else np.size(times)
-    _checks.particles(np.zeros((1, shape[1])), problem.dim)  # before a transposed start is called too large
+    network.particles(np.zeros((1, shape[1])), problem.dim)  # before a transposed start is called too large
     # The stages; the state before, after, at the last recorded time and at the first.
-    clouds = (len(schedule.tableau.stages) + 4) * entries
+    dim, clouds = network.seen(problem.dim), (len(schedule.tableau.stages) + 4) * entries
     n = len(problem.inputs)
     if isinstance(problem, Population):  # whose nodes are the particles
         n, features = 2 * shape[0] + len(problem.teacher), False
     engine = engines.find(engine)
-    needed = engine.estimate(shape[0], n, problem.dim, engines.check_dtype(dtype), clouds)
-    tests = 16 * len(problem.test_inputs) * problem.dim
+    needed = engine.estimate(shape[0], n, dim, engines.check_dtype(dtype), clouds)
+    tests = 16 * len(problem.test_inputs) * dim
     if not features:  # the velocity of a coupled state needs no prediction
         needed.pop("features", None)
     # Frames twice: one by one, and then in one array. What a record looks at is a frame too, beside the first.

@@ -49,7 +49,7 @@ def kernel(
 
     Cost: 4 N n n' flops in matrix products, over blocks of particles: memory about 40 n n' bytes and 64 MiB.
     """
-    inputs, other, particles = _points(network, inputs, other, particles)
+    inputs, other, particles = _points(network, inputs, other, particles=particles)
     masses = _checks.masses(masses, len(particles), "masses")
     engine = engines.find(engine)
     computing = engine.estimate_gram(len(inputs), len(other))
@@ -89,7 +89,7 @@ def infinite(network: Network, law: GaussianLaw, inputs: np.ndarray, other: np.n
     Cost: O(n n' d) in closed form; a few hundred to some thousand n n' for the series.
     """
     _checks.instance(law, GaussianLaw, "law", "a GaussianLaw, e.g. GaussianLaw(dim)")
-    inputs, other, _ = _points(network, inputs, other, None, law.dim)
+    inputs, other, _ = _points(network, inputs, other, law=law)
     means = CLOSED_FORMS.get(network.activation, _hermite_means(network.activation))
     values, slopes = means(law.sigma_w * inputs, law.sigma_w * other)
     scaling = network.scaling
@@ -107,16 +107,18 @@ def drift(now: np.ndarray, start: np.ndarray) -> float:
     return float(np.linalg.norm(now - start) / size)
 
 
-def _points(network, inputs, other, particles, dim=None):
+def _points(network, inputs, other, *, particles=None, law=None):
+    """Inputs as the units see them, both, and the particles, checked."""
     _checks.instance(network, Network, "network", "a Network, e.g. Network('erf')")
     inputs = _checks.array(inputs, "inputs", 2, "an array (n, d)")
     other = inputs if other is None else _checks.array(other, "other", 2, "an array (n', d)")
-    dim = inputs.shape[1] if dim is None else dim
+    dim = inputs.shape[1] if law is None else law.dim - bool(network.bias)
     for points, what in ((inputs, "inputs"), (other, "other")):
         if points.shape[1] != dim:
-            raise InputError(f"{what} have dimension {points.shape[1]}; needed: {dim}.")
+            also = ", the law's without the bias" if law is not None and network.bias else ""
+            raise InputError(f"{what} have dimension {points.shape[1]}; needed: {dim}{also}.")
     if particles is not None:
-        particles = _checks.particles(particles, dim)
+        particles = network.particles(particles, dim)
     seen = network.inputs(inputs)
     return seen, seen if other is inputs else network.inputs(other), particles
 

@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy.integrate import solve_ivp
 from scipy.linalg import expm
 
 from meanfield import GaussianLaw, Network, Problem, Scaling, initial, limits, simulate, tangent
@@ -212,6 +213,75 @@ def test_wide_networks_approach_their_own_frozen_kernel():
     assert narrow > 4.0 * wide
     narrow, wide = (np.mean([own_kernel_error(n, seed, 1.0) for seed in range(5)]) for n in (32, 512))
     assert narrow < 4.0 * wide
+
+
+# Frozen layers
+
+PRECISE = {"rtol": 1e-11, "atol": 1e-13}
+ENGINES = pytest.mark.parametrize("engine", ["cpu", "reference"])
+CLOUD = initial.gaussian(9, 2, seed=4)
+MASSES = np.random.default_rng(8).dirichlet(np.full(9, 4.0))
+
+
+def frozen_difference(layer, activation, engine, mobilities):
+    """Distance of a run from exp(-K P t), K the moving layer's by hand; and of the frozen layer from its start."""
+    task = problem(WEIGHTS["unequal"])
+    network = Network(activation, Scaling(0.9, mobility_a=mobilities[0], mobility_w=mobilities[1]))
+    run = simulate(network, task, CLOUD, TIMES[:4], masses=MASSES, engine=engine, **PRECISE)
+    points = np.r_[task.inputs, task.test_inputs]
+    if layer == "first":  # random features: K = xi_a sum_i m_i phi phi'
+        features, _ = network.activation.formula(CLOUD[:, 1:] @ points.T)
+        kernel = 1.7 * features.T @ (MASSES[:, None] * features)
+    else:  # of linear units: K = xi_w sum_i m_i a_i^2 x.x'
+        kernel = 1.7 * (MASSES @ CLOUD[:, 0] ** 2) * points @ points.T
+    starts = [
+        targets - first_output(network, CLOUD, MASSES, inputs)
+        for targets, inputs in ((task.targets, task.inputs), (task.test_targets, task.test_inputs))
+    ]
+    wanted = by_exponential(kernel[:6, :6], kernel[6:, :6], task.weights, *starts, run.times)
+    found = run.residuals, task.test_targets - run.test_predictions
+    stays = slice(1, None) if layer == "first" else slice(0, 1)
+    moved = np.abs(run.particles[:, :, stays] - CLOUD[:, stays]).max()
+    return max(np.abs(one - other).max() for one, other in zip(found, wanted, strict=True)), moved
+
+
+@ENGINES
+@pytest.mark.parametrize("activation", ["erf", "relu", "tanh", "linear", "softplus"])
+def test_a_frozen_first_layer_is_a_linear_flow(activation, engine):
+    """Random features: the whole flow is exp(-K P t) with the a-part of K, to 1e-9; the weights stay, bit for bit."""
+    difference, moved = frozen_difference("first", activation, engine, (1.7, 0.0))
+    assert difference < 1e-9 and moved == 0.0
+
+
+@ENGINES
+def test_a_frozen_second_layer_of_linear_units_is_a_linear_flow(engine):
+    """exp(-K P t) with the w-part of K, which is then constant, to 1e-9; the heights stay, bit for bit."""
+    difference, moved = frozen_difference("second", "linear", engine, (0.0, 1.7))
+    assert difference < 1e-9 and moved == 0.0
+
+
+@pytest.mark.parametrize("layer", ["first", "second"])
+def test_a_layer_that_is_not_frozen_is_caught(layer):
+    difference, moved = frozen_difference(layer, "linear", "reference", (1.7, 0.1) if layer == "first" else (0.1, 1.7))
+    assert difference > 1e-3 and moved > 1e-3
+
+
+@ENGINES
+def test_a_frozen_second_layer_against_an_integrator(engine):
+    """tanh units, w' = (xi_w / alpha) sum_k p_k u_k a phi'(w.x_k) x_k alone, by DOP853 at rtol 1e-12: to 1e-9."""
+    task, network = problem(WEIGHTS["unequal"]), Network("tanh", Scaling(0.9, mobility_a=0.0, mobility_w=1.7))
+    a, x = CLOUD[:, 0], task.inputs
+
+    def rates(_, flat):
+        units = np.tanh(flat.reshape(9, 2) @ x.T)
+        pull = task.weights * (task.targets - 0.9 * (MASSES * a) @ units)
+        return (1.7 / 0.9 * (a[:, None] * (1.0 - units**2) * pull) @ x).ravel()
+
+    wanted = solve_ivp(rates, (0.0, 3.0), CLOUD[:, 1:].ravel(), method="DOP853", rtol=1e-12, atol=1e-14).y[:, -1]
+    run = simulate(network, task, CLOUD, [3.0], masses=MASSES, engine=engine, **PRECISE)
+    assert np.array_equal(run.particles[-1, :, 0], a)
+    assert np.abs(run.particles[-1, :, 1:].ravel() - wanted).max() < 1e-9
+    assert np.abs(run.particles[-1, :, 1:] - CLOUD[:, 1:]).max() > 0.1
 
 
 def test_an_indefinite_kernel_is_refused():

@@ -196,6 +196,8 @@ def test_what_does_not_fit():
         limits.radial(network(), TwoGaussians((1,), (1.0,), (2.0,)), mf.GaussianLaw(1), [1.0])
     with pytest.raises(InputError, match=r"data is 3; needed: problems\.TwoGaussians"):
         limits.radial(network(), 3, PLAIN, [1.0])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="bias 1; needed: none"):
+        limits.radial(mf.Network(RAMP, bias=1.0), data, PLAIN, [1.0])
     with pytest.raises(InputError, match="delta < 1"):
         TwoGaussians.isotropic(40, 1.0)
     with pytest.raises(InputError, match="signal_dim <= dim"):

@@ -5,15 +5,17 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy.special import roots_jacobi
 
 from meanfield.activations import ACTIVATIONS, erf, polynomial, quadratic, relu
 from meanfield.engines import ENGINES, cpu, reference
 from meanfield.errors import InputError
-from meanfield.overlaps import OVERLAPS, Overlap, overlap_of
+from meanfield.overlaps import HOMOGENEOUS, OVERLAPS, Overlap, overlap_of
 
 POLYNOMIALS = (quadratic(), polynomial([0.3, -0.7, 0.4, 0.2, -0.1]), polynomial([0.0, 0.5, 0.0, 0.3], hermite=True))
 CLOSED = {each: overlap_of(each) for each in (*OVERLAPS, *POLYNOMIALS)}
 EVERY = pytest.mark.parametrize("activation", CLOSED, ids=lambda each: each.name)
+ON_SPHERE = pytest.mark.parametrize("activation", (*HOMOGENEOUS, *POLYNOMIALS), ids=lambda each: each.name)
 EVERYWHERE = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 
 
@@ -24,8 +26,26 @@ def triples(seed, size=20):
     return q, rng.uniform(-0.95, 0.95, size) * np.sqrt(q * p), p
 
 
-def by_quadrature(activation, q, c, p):
-    """E[phi(u) phi(v)] over the angle and radius of two independent normals, where a kink of relu lies on a ray."""
+def radii_of_normals():
+    """Rule for the radius of two independent normals, up to 12 standard deviations."""
+    nodes, weights = np.polynomial.legendre.leggauss(80)
+    radii = 6.0 * (nodes + 1.0)
+    return radii, 6.0 * weights * radii * np.exp(-0.5 * radii**2)
+
+
+def radii_on_the_sphere(dim):
+    """Rule for the length of the projection to a plane of x uniform on the sphere of radius sqrt(dim).
+
+    Its square over dim has the density (dim - 2) / 2 (1 - s)^((dim - 4) / 2): Gauss and Jacobi.
+    """
+    if dim == 2:
+        return np.array([math.sqrt(2.0)]), np.array([1.0])
+    nodes, weights = roots_jacobi(20, (dim - 4) / 2, 0.0)
+    return np.sqrt(dim * (nodes + 1.0) / 2.0), weights / weights.sum()
+
+
+def by_quadrature(activation, q, c, p, rule):
+    """E[phi(u) phi(v)] in polar coordinates of the plane of the two weights, where a kink of relu lies on a ray."""
     corner = math.acos(c / math.sqrt(q * p))
     # u = sqrt(q) r cos t, v = sqrt(p) r cos(t - corner): phi kinks at the zeros of the cosines.
     kinks = sorted(
@@ -36,20 +56,18 @@ def by_quadrature(activation, q, c, p):
     )
     kinks = [0.0, *kinks, 2 * math.pi]
     nodes, weights = np.polynomial.legendre.leggauss(80)
-    radii, radial = 6.0 * (nodes + 1.0), 6.0 * weights  # up to 12 standard deviations
-    total = 0.0
+    (radii, radial), total = rule, 0.0
     for low, high in pairwise(kinks):
         t = (low + high) / 2 + (high - low) / 2 * nodes
         u = math.sqrt(q) * np.outer(np.cos(t), radii)
         v = math.sqrt(p) * np.outer(np.cos(t - corner), radii)
-        density = radii * np.exp(-0.5 * radii**2) / (2 * math.pi)
-        total += (high - low) / 2 * weights @ (activation.formula(u)[0] * activation.formula(v)[0]) @ (density * radial)
-    return total
+        total += (high - low) / 2 * weights @ (activation.formula(u)[0] * activation.formula(v)[0]) @ radial
+    return total / (2 * math.pi)
 
 
-def value_error(activation, overlap):
-    triple = triples(1)
-    exact = np.array([by_quadrature(activation, *each) for each in zip(*triple, strict=True)])
+def value_error(activation, overlap, sphere=None):
+    triple, rule = triples(1), radii_of_normals() if sphere is None else radii_on_the_sphere(sphere)
+    exact = np.array([by_quadrature(activation, *each, rule) for each in zip(*triple, strict=True)])
     return np.abs(overlap(*triple)[0] - exact).max()
 
 
@@ -60,6 +78,35 @@ def test_value_against_quadrature(activation):
 
 def test_another_activation_s_overlap_is_caught():
     assert value_error(relu, OVERLAPS[erf]) > 1e-2
+
+
+@ON_SPHERE
+@pytest.mark.parametrize("dim", [2, 3, 4, 10])
+def test_value_on_the_sphere_against_quadrature(activation, dim):
+    assert value_error(activation, overlap_of(activation, sphere=dim), dim) < 1e-11
+
+
+@pytest.mark.parametrize("activation", POLYNOMIALS, ids=lambda each: each.name)
+def test_on_the_sphere_of_the_line(activation):
+    """At d = 1 the inputs are +-1, and E phi(w x) phi(v x) is a mean of two numbers: to 1e-14."""
+    for w, v in ((0.7, 1.3), (-1.1, 0.4)):
+        wanted = np.mean([activation.formula(w * x)[0] * activation.formula(v * x)[0] for x in (-1.0, 1.0)])
+        assert overlap_of(activation, sphere=1)(w * w, w * v, v * v)[0] == pytest.approx(wanted, abs=1e-14)
+
+
+def test_wrong_factors_on_the_sphere_are_caught():
+    """Those of another dimension, and the Gaussian's of 1; at a large dimension they are the Gaussian's."""
+    quartic = POLYNOMIALS[1]
+    assert value_error(quartic, overlap_of(quartic, sphere=4), 3) > 1e-2
+    assert value_error(quartic, overlap_of(quartic), 3) > 1e-2
+    assert value_error(quartic, overlap_of(quartic, sphere=10**9)) < 1e-6
+
+
+def test_erf_on_the_sphere_is_refused():
+    with pytest.raises(
+        InputError, match=r"'erf' has no closed form .* for the sphere; those of relu, linear, and poly"
+    ):
+        overlap_of(erf, sphere=3)
 
 
 def derivative_error(overlap, h=1e-5):
@@ -73,6 +120,11 @@ def derivative_error(overlap, h=1e-5):
 @EVERY
 def test_derivatives_against_differences(activation):
     assert derivative_error(CLOSED[activation]) < 1e-8
+
+
+@ON_SPHERE
+def test_derivatives_on_the_sphere_against_differences(activation):
+    assert derivative_error(overlap_of(activation, sphere=3)) < 1e-8
 
 
 def test_a_wrong_derivative_is_caught():

@@ -9,11 +9,15 @@ from meanfield import activations, population
 from meanfield.activations import ACTIVATIONS
 from meanfield.engines import cpu, reference
 from meanfield.errors import InputError
-from meanfield.overlaps import OVERLAPS
+from meanfield.overlaps import HOMOGENEOUS, OVERLAPS
 from meanfield.population import Population, PopulationField
 
 POLYNOMIALS = {"quadratic": activations.quadratic(), "quartic": activations.polynomial([0.1, 0.3, -0.4, 0.2, 0.05])}
 EVERY = pytest.mark.parametrize("name", [*(each.name for each in OVERLAPS), *POLYNOMIALS])
+ON_SPHERE = [("sphere", each) for each in (*(each.name for each in HOMOGENEOUS), *POLYNOMIALS)]
+ON_BOTH = pytest.mark.parametrize(
+    ("law", "name"), [*(("gaussian", each) for each in (*(each.name for each in OVERLAPS), *POLYNOMIALS)), *ON_SPHERE]
+)
 ENGINES = pytest.mark.parametrize("engine", ["cpu", "reference"])
 UNITS = {"erf": erf, "relu": lambda z: np.maximum(z, 0.0), "linear": lambda z: z}
 UNITS |= {
@@ -22,10 +26,10 @@ UNITS |= {
 }
 
 
-def given(name, dim=3, n_particles=7, shift=None, alpha=0.7, seed=0):
+def given(name, dim=3, n_particles=7, shift=None, alpha=0.7, seed=0, law="gaussian"):
     rng = np.random.default_rng(seed)
     activation = POLYNOMIALS.get(name, name)
-    problem = Population(population.teacher(dim, 2, seed=1), activation, probes=20)
+    problem = Population(population.teacher(dim, 2, seed=1), activation, probes=20, inputs=law)
     network = mf.Network(activation, mf.Scaling(alpha, mobility_a=0.6, mobility_w=1.4, shift=shift))
     return network, problem, rng.standard_normal((n_particles, 1 + dim)), rng.dirichlet(np.full(n_particles, 5.0))
 
@@ -79,12 +83,12 @@ def gradient_error(field, network, problem, particles, masses, start=None):
     return np.abs(velocity - wanted).max() / np.abs(wanted).max()
 
 
-@EVERY
+@ON_BOTH
 @ENGINES
 @pytest.mark.parametrize("shift", [None, "initial", -0.4])
-def test_velocity_is_the_gradient_of_the_risk(name, engine, shift):
+def test_velocity_is_the_gradient_of_the_risk(law, name, engine, shift):
     """To 1e-9 by differences of fourth order; with the offset f_0 as atoms that stay."""
-    network, problem, particles, masses = given(name, shift=shift)
+    network, problem, particles, masses = given(name, shift=shift, law=law)
     start = np.random.default_rng(9).standard_normal(particles.shape)
     field = PopulationField(network, problem, start, masses, engine)
     offset = None if shift is None else (start, masses)
@@ -108,22 +112,56 @@ def test_a_wrong_field_is_caught(kind):
     assert gradient_error(kind(network, problem, particles, masses), network, problem, particles, masses) > 0.1
 
 
-@EVERY
-def test_velocity_is_the_mean_over_a_large_sample(name):
-    """Data-mediated velocities of 40 samples of 5000 inputs: their mean within five of its standard errors."""
-    network, problem, particles, masses = given(name)
+def sample_velocities(name, network, problem, particles, masses, sphere):
+    """Data-mediated velocities of 40 samples of 5000 inputs, N(0, I) or of length sqrt(d)."""
     rng, velocities = np.random.default_rng(5), []
     for _ in range(40):
         inputs = rng.standard_normal((5000, problem.dim))
+        if sphere:
+            inputs *= np.sqrt(problem.dim) / np.sqrt((inputs**2).sum(axis=1))[:, None]
         targets = UNITS[name](inputs @ problem.teacher[:, 1:].T) @ problem.teacher[:, 0]
         field = mf.fields.DataField(network, mf.Problem(inputs, targets), particles, masses)
         velocities.append(field.particles(field.velocity(field.state(particles))))
-    velocities = np.array(velocities)
+    return np.array(velocities)
+
+
+@ON_BOTH
+def test_velocity_is_the_mean_over_a_large_sample(law, name):
+    """Their mean within five of its standard errors; on the sphere polynomials of a Gaussian input are told apart."""
+    network, problem, particles, masses = given(name, law=law)
+    velocities = sample_velocities(name, network, problem, particles, masses, law == "sphere")
     field = PopulationField(network, problem, particles, masses)
     exact = field.particles(field.velocity(field.state(particles)))
     error = velocities.std(axis=0, ddof=1) / np.sqrt(40)
     assert (np.abs(velocities.mean(axis=0) - exact) / error).max() < 5.0
     assert (np.abs(velocities.mean(axis=0) - 1.1 * exact) / error).max() > 5.0
+    if law == "sphere" and name in POLYNOMIALS:
+        other = PopulationField(network, given(name)[1], particles, masses)
+        wrong = other.particles(other.velocity(other.state(particles)))
+        assert (np.abs(velocities.mean(axis=0) - wrong) / error).max() > 5.0
+
+
+def test_probes_on_the_sphere():
+    """Of length sqrt(d), their mean within five standard errors of 0, targets those of the teacher."""
+    problem = Population(population.teacher(4, 2), "relu", inputs="sphere", probes=4000)
+    np.testing.assert_allclose((problem.inputs**2).sum(axis=1), 4.0, rtol=1e-14)
+    assert np.abs(problem.inputs.mean(axis=0)).max() < 5 / np.sqrt(4000)
+    targets = np.maximum(problem.inputs @ problem.teacher[:, 1:].T, 0.0) @ problem.teacher[:, 0]
+    np.testing.assert_allclose(problem.targets, targets, rtol=1e-12, atol=1e-14)
+    assert repr(problem) == "Population(2 teachers, dim=4, relu, 4000 probes on the sphere)"
+
+
+def test_risk_on_the_sphere_is_the_mean_over_a_large_sample():
+    """Within five standard errors of 250,000 inputs; that of Gaussian inputs is not."""
+    network, problem, particles, masses = given("quartic", law="sphere")
+    x = np.random.default_rng(7).standard_normal((250_000, problem.dim))
+    x *= np.sqrt(problem.dim) / np.linalg.norm(x, axis=1, keepdims=True)
+    unit = UNITS["quartic"]
+    f = network.scaling.alpha * unit(x @ particles[:, 1:].T) @ (masses * particles[:, 0])
+    squares = (unit(x @ problem.teacher[:, 1:].T) @ problem.teacher[:, 0] - f) ** 2
+    error = squares.std() / 500.0
+    assert abs(population.risk(network, problem, particles, masses) - squares.mean()) < 5 * error
+    assert abs(population.risk(network, given("quartic")[1], particles, masses) - squares.mean()) > 5 * error
 
 
 def test_risk_falls_as_the_velocity_says():
@@ -175,8 +213,16 @@ def test_what_does_not_fit():
     atoms, start = population.teacher(2), mf.initial.gaussian(5, 2)
     with pytest.raises(InputError, match=r"'tanh' has no closed form .* those of erf, relu, linear, and polynomials"):
         Population(atoms, "tanh")
-    with pytest.raises(InputError, match="needed: the teacher's, 'erf', and 1"):
+    with pytest.raises(InputError, match="needed: the teacher's, 'erf', 1 and no bias"):
         mf.simulate(mf.Network("relu"), Population(atoms), start, [1.0])
+    with pytest.raises(InputError, match="input scale 1 and bias 2; needed: the teacher's, 'erf', 1 and no bias"):
+        mf.simulate(mf.Network("erf", bias=2.0), Population(atoms), mf.initial.gaussian(5, 3), [1.0])
+    with pytest.raises(
+        InputError, match=r"'erf' has no closed form .* for the sphere; those of relu, linear, and poly"
+    ):
+        Population(atoms, "erf", inputs="sphere")
+    with pytest.raises(InputError, match=r"unknown law of inputs 'sphare'\. Did you mean 'sphere'"):
+        Population(atoms, "relu", inputs="sphare")
     with pytest.raises(InputError, match="a Population has none: use simulate"):
         mf.simulate_coupled(mf.Network("erf"), Population(atoms), start, [1.0])
     with pytest.raises(InputError, match="teacher has shape"):

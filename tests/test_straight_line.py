@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from scipy import special
 
-from meanfield.activations import ACTIVATIONS
+from meanfield.activations import ACTIVATIONS, polynomial
 from meanfield.engines import straight_line
 from meanfield.errors import InputError
-from meanfield.overlaps import OVERLAPS
+from meanfield.overlaps import OVERLAPS, overlap_of
 from meanfield.vocabulary import exp, maximum, tanh, where
 
 REALS = pytest.mark.parametrize("real", [np.float64, np.float32])
+CUBIC = polynomial([0.3, -0.7, 0.4, 0.2])
 NAMES = ("exp", "tanh", "erf", "log1p", "arcsin", "arccos")
 FUNCTIONS = {
     **{name: getattr(np, name) for name in NAMES if name != "erf"},
@@ -46,9 +47,8 @@ def test_activations(name, real):
 
 
 @REALS
-@pytest.mark.parametrize("name", ["erf", "relu", "linear"])
-def test_overlaps(name, real):
-    overlap = OVERLAPS[ACTIVATIONS[name]]
+@pytest.mark.parametrize("overlap", [*OVERLAPS.values(), overlap_of(CUBIC), overlap_of(CUBIC, sphere=3)], ids=repr)
+def test_overlaps(overlap, real):
     function = traced(overlap.formula, real, ("c", "q", "s", "p", "t"), 3)
     scale = traced(overlap.scale, real, ("q",), 1)
     for c, q, p in ((0.3, 1.0, 2.0), (-0.9, 1.5, 0.7), (0.0, 0.2, 5.0)):

@@ -1,4 +1,4 @@
-"""The limits N -> infinity: mean field (alpha = O(1)), NTK (alpha = O(sqrt N)), and the exactly solvable one."""
+"""The limits N -> infinity: mean field (alpha = O(1)), NTK (alpha = O(sqrt N)), and what is exact: linear networks."""
 
 from . import exact
 from .mean_field import MeanFieldLimit, mean_field

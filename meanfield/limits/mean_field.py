@@ -144,8 +144,7 @@ def _builder(network, problem, law, rule) -> Callable[..., Any]:
         return lambda law, n_nodes, seed: (rule, None, f"{len(rule.masses)} given nodes")
     if callable(rule):
         return lambda law, n_nodes, seed: _own(rule, n_nodes)
-    if not isinstance(law, GaussianLaw) or law.dim != problem.dim:
-        raise InputError(f"law is {law!r}; needed: a GaussianLaw of dim {problem.dim}, the inputs' dimension.")
+    check_law(network, problem, law)
     if rule == "auto":
         rule = "gauss-hermite" if 1 + law.dim == 2 and network.activation in _SMOOTH else "sobol"
     build = _checks.find(_RULES, rule, "rule")
@@ -163,10 +162,18 @@ def _distance(run, second):
     return np.sqrt(np.mean(difference**2, axis=1))
 
 
+def check_law(network: Network, problem: Problem, law: GaussianLaw | None) -> None:
+    """Refuse a law that is not one of particles for these inputs."""
+    seen = network.seen(problem.dim)
+    if not isinstance(law, GaussianLaw) or law.dim != seen:
+        words = "the inputs' dimension and one for the bias" if network.bias else "the inputs' dimension"
+        raise InputError(f"law is {law!r}; needed: a GaussianLaw of dim {seen}, {words}.")
+
+
 def _carry(network, problem, quadrature: Quadrature, times, tracers, options) -> Run:
     start, masses = quadrature
     if tracers is not None:
-        start = np.concatenate([start, _checks.particles(tracers, problem.dim)])
+        start = np.concatenate([start, network.particles(tracers, problem.dim)])
         masses = np.concatenate([masses, np.zeros(len(tracers))])
     keep = "last" if tracers is None else slice(len(quadrature.masses), None)
     return simulate(network, problem, start, times, masses=masses, keep=keep, **options)

@@ -97,7 +97,7 @@ def ntk(
         if has_test:
             cross = tangent.infinite(network, law, problem.test_inputs, problem.inputs)
     else:
-        particles = _checks.particles(law_or_particles, problem.dim)
+        particles = network.particles(law_or_particles, problem.dim)
         if kernel is None:
             kernel = tangent.kernel(network, particles, problem.inputs, masses=masses, engine=engine)
         train = kernel

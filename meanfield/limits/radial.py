@@ -130,6 +130,8 @@ def radial(
     _checks.instance(data, TwoGaussians, "data", "problems.TwoGaussians, e.g. TwoGaussians.isotropic()")
     if not isinstance(law, GaussianLaw) or law.dim != data.dim:
         raise InputError(f"law is {law!r}; needed: a GaussianLaw of dim {data.dim}, the inputs' dimension.")
+    if network.bias:
+        raise InputError(f"the network has bias {network.bias:g}; needed: none, for a law of radii.")
     blocks = len(data.dims)
     if blocks > 2 or min(data.dims) < 2:
         raise InputError(f"data has blocks of dimensions {data.dims}; needed: one or two, each of two or more.")
