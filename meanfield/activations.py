@@ -186,4 +186,5 @@ tanh = Activation("tanh", _tanh)
 linear = Activation("linear", _linear)
 softplus_geiger = Activation("softplus-geiger", softplus(5.0, 1.404).formula)
 
+FAMILIES = {each.__name__: each for each in (softplus, polynomial, piecewise_linear)}  # with parameters of their own
 ACTIVATIONS = {each.name: each for each in (relu, erf, tanh, softplus(), softplus_geiger, linear)}

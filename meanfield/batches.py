@@ -73,6 +73,9 @@ def fresh(draw: Callable, size: int = 1, *, seed: int = 0) -> Batches:
     return Batches(f"fresh {size}", take)
 
 
+BATCHES = {each.__name__: each for each in (minibatch, fresh)}
+
+
 class BatchField(DataField):
     """A `DataField` whose velocity is that of the step's batch: its n-th velocity is that of step n.
 

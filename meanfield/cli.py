@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import _machine, activations, engines, integrators, losses
+from . import _machine, activations, batches, engines, integrators, losses, stopping
 from ._files import discard_temporaries, write_atomically
 from .diagnostics import DIAGNOSTICS
 from .errors import ConvergenceError, DeviceError, DivergenceError, InputError, StepLimitError
@@ -89,21 +89,24 @@ def limits_command(
 
 @app.command("list")
 def list_command(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
-    """What there is to choose from: activations, losses, problems, schemes, engines, records."""
+    """What there is to choose from, here and in Python: by name, or a function of the module in brackets."""
     tables = {
         "activations": list(activations.ACTIVATIONS),
+        "(activations)": list(activations.FAMILIES),
         "losses": list(losses.LOSSES),
         "problems": list(job.PROBLEMS),
         "schemes": list(integrators.TABLEAUS),
         "engines": list(engines.NAMES),
         "dtypes": list(engines.DTYPES),
         "records": list(DIAGNOSTICS),
+        "(stopping)": list(stopping.CRITERIA),
+        "(batches)": list(batches.BATCHES),
     }
     if as_json:
         typer.echo(_json(tables))
     else:
         for name, entries in tables.items():
-            typer.echo(f"{name + ':':13}{', '.join(entries)}")
+            typer.echo(f"{name + ':':15}{', '.join(entries)}")
 
 
 @app.command("doctor")

@@ -71,7 +71,7 @@ class Scaling:
         return cls(_checks.number(c, "c", above=0.0) * math.sqrt(n_particles), shift=shift)
 
     @classmethod
-    def geiger(cls, alpha: float, h: int, dim: int = 1, loss: str = "half-square") -> "Scaling":
+    def geiger(cls, alpha: float, h: int, dim: int = 1, loss: str = "half-square", form: str = "paper") -> "Scaling":
         """Geiger, Spigler, Jacot & Wyart (arXiv 1906.08034): F = alpha_G (f - f_0), f = h^(-1/2) W . phi(d^(-1/2) w x).
 
         Their gradient flow of L = (1/(alpha_G^2 n)) sum_k l(F_k, y_k) is the canonical flow with
@@ -86,15 +86,18 @@ class Scaling:
             Width.
         dim : int
             Dimension d of the inputs; 1 leaves them as they are.
+        form : "paper" or "code"
+            Their code (feature_lazy) divides the loss by alpha_G and not by its square: its time is t / alpha_G.
         """
         factors = {"half-square": 1.0, "square": 0.5}
         native_per_flow = _checks.find(factors, str(loss), "loss of geiger")
+        faster = _checks.find({"paper": False, "code": True}, str(form), "form of geiger")
         h, dim = _checks.count(h, "h"), _checks.count(dim, "dim")
         return cls(
             math.sqrt(h) * _checks.number(alpha, "alpha", above=0.0),
             shift="initial",
             input_scale=1.0 / math.sqrt(dim),
-            time_scale=native_per_flow,
+            time_scale=native_per_flow / alpha if faster else native_per_flow,
         )
 
     @classmethod

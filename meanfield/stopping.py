@@ -94,6 +94,9 @@ def speed(below: float) -> Criterion:
     return Criterion(f"speed below {below:g}", lambda look: look.speed < below)
 
 
+CRITERIA = {each.__name__: each for each in (margin, risk, loss, speed)}
+
+
 def check(criteria: Criterion | Sequence[Criterion]) -> list[Criterion]:
     """A list of criteria, or InputError."""
     found: list[Any] = list(criteria) if isinstance(criteria, list | tuple) else [criteria]

@@ -46,6 +46,17 @@ def test_the_bilinear_closed_form(alpha, beta):
     assert (found.rule, found.n_nodes) == ("closed moments", 0) and not found.error.any()
 
 
+def test_a_law_whose_output_weights_have_a_mean():
+    """E a^2 = mean^2 + variance: as a rule with these moments moves, to 1e-11."""
+    law, task = mf.GaussianLaw(DIM, 0.5, 1.3, 0.7), data()
+    nodes, masses = mf.initial.gauss_hermite(law, 2)
+    of_law, of_rule = (
+        exact.moments(mf.Network("linear"), task, start, TIMES, masses=each)
+        for start, each in ((law, None), (nodes, masses))
+    )
+    np.testing.assert_allclose(of_law, of_rule, rtol=1e-11, atol=1e-11)
+
+
 # Finite networks
 
 DIM, N = 3, 20

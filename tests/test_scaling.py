@@ -34,10 +34,11 @@ UNITS = {
 SLOPES = {"half-square": lambda f, y: f - y, "square": lambda f, y: 2.0 * (f - y)}  # dl/dF
 
 
-def geigers_own(unit, loss, alpha, problem, start, dt):
+def geigers_own(unit, loss, alpha, problem, start, dt, form="paper"):
     """Their equations, explicit Euler: F = alpha (f - f_0), f = h^(-1/2) sum_i W_i s(d^(-1/2) w_i . x),
 
-    L = (1 / (alpha^2 n)) sum_k l(F_k, y_k), (W, w)' = -grad L. Final parameters, F at training and at test inputs.
+    L = (1 / (alpha^2 n)) sum_k l(F_k, y_k), (W, w)' = -grad L; in their code 1 / (alpha n). Final parameters, F at
+    training and at test inputs.
     """
     value, slope = UNITS[unit]
     outer, inner, x, y = start[:, 0].copy(), start[:, 1:].copy(), problem.inputs, problem.targets
@@ -49,7 +50,9 @@ def geigers_own(unit, loss, alpha, problem, start, dt):
     first, first_test = output(x), output(problem.test_inputs)
     for _ in range(STEPS):
         z = x @ inner.T / np.sqrt(DIM)
-        in_f = alpha * SLOPES[loss](alpha * (output(x) - first), y) / (alpha**2 * n)  # dL/df
+        in_f = (
+            alpha * SLOPES[loss](alpha * (output(x) - first), y) / (alpha ** (2 if form == "paper" else 1) * n)
+        )  # dL/df
         in_outer = value(z).T @ in_f / np.sqrt(width)
         in_inner = (slope(z) * np.outer(in_f, outer)).T @ x / np.sqrt(width * DIM)
         outer, inner = outer - dt * in_outer, inner - dt * in_inner
@@ -83,6 +86,19 @@ def test_geiger(unit, loss, alpha):
     expected = geigers_own(unit, loss, alpha, problem, start, dt)
     assert np.abs(expected[1]).max() > 0.1, "nothing was learnt"
     assert difference(ours(unit, Scaling.geiger(alpha, H, DIM, loss), problem, start, dt), expected) < 1e-12
+
+
+@pytest.mark.parametrize("alpha", [0.02, 1.0, 50.0])
+@pytest.mark.parametrize("loss", SLOPES)
+def test_geigers_code(loss, alpha):
+    """The same with the loss over alpha, at steps of 0.05 min(1, 1 / alpha), which is min(alpha, 1) in the paper's time."""
+    problem, start = task(), initial.gaussian(H, DIM, seed=2)
+    dt = 0.05 * min(1.0, 1.0 / alpha)
+    expected = geigers_own("tanh", loss, alpha, problem, start, dt, "code")
+    scaling = Scaling.geiger(alpha, H, DIM, loss, form="code")
+    assert difference(ours("tanh", scaling, problem, start, dt), expected) < 1e-12
+    with pytest.raises(InputError, match="unknown form of geiger 'cod'"):
+        Scaling.geiger(alpha, H, form="cod")
 
 
 WRONG = {
