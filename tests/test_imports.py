@@ -67,6 +67,7 @@ ORDER = (
     "limits.mean_field",
     "limits.ntk",
     "limits.exact",
+    "limits.grid",
     "limits",
     "experiments.quantities",
     "experiments.limits",
