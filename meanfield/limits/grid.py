@@ -309,7 +309,7 @@ class _Field:
         if not size * second.speed <= courant:
             return None, speed, rate
         moved = 0.5 * (mass + self.euler(once, second, size))
-        moved[moved < _NOTHING] = 0.0
+        moved[np.abs(moved) < _NOTHING] = 0.0  # negative ones must show
         return moved, speed, rate
 
     def euler(self, mass, drift, size):
