@@ -7,6 +7,7 @@ and quadrature along characteristics are held against, and it is deterministic w
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import ndtr
@@ -110,16 +111,16 @@ def grid(
 
     Mei, Montanari & Nguyen (arXiv 1804.06561), equation (DD) and its noisy form. Nothing flows through the boundary.
 
-    Transport is by finite volumes: central (Fromm) slopes s in each cell and axis, cut to |s| h <= 2 rho and nowhere
-    else (rho is smooth, and extrema are kept); upwind fluxes; Heun's method, with the velocity of each stage. A stage is
-    positive: the two faces of a cell along an axis have values rho +- s h / 2, none negative and with sum 2 rho, so
-    that at most 2 dt (max|v_a|/h_a + max|v_w|/h_w) of a cell flows out, and
+    Transport is by finite volumes: central (Fromm) slopes s in each cell, cut to |s| h <= 2 rho and not otherwise, so
+    that smooth extrema stay; upwind fluxes; Heun's method, with the velocity of each stage. A stage is positive: along
+    an axis the values at the two faces of a cell, rho +- s h / 2, are not negative and have the sum 2 rho. Hence the
+    part of a cell that flows out is at most 2 dt (max|v_a|/h_a + max|v_w|/h_w), and it is not more than there is where
 
-        dt (max|v_a|/h_a + max|v_w|/h_w) <= courant <= 1/2
+        dt (max|v_a|/h_a + max|v_w|/h_w) <= courant <= 1/2.
 
-    leaves none negative; nor does Heun's mean of a cell and its second stage. A step whose second stage breaks the
-    condition is done again, shorter. Diffusion is exp(t tau L), L the no-flux difference Laplacian, a doubly stochastic
-    matrix, in half steps before and after the transport (Strang). Second order in space and time.
+    Heun's result is the mean of the start and a second stage. Where that stage breaks the condition, the step is done
+    again, shorter. Diffusion is exp(t tau L), L the no-flux difference Laplacian, a doubly stochastic matrix, in half
+    steps before and after the transport (Strang). Second order in space and time.
 
     Parameters
     ----------
@@ -171,107 +172,103 @@ def grid(
     tolerance, max_steps = _checks.number(tolerance, "tolerance", above=0.0), _checks.count(max_steps, "max_steps")
     n_a, n_w = _check_cells(cells)
     _check_memory(n_a, n_w, len(times), len(problem.inputs) + len(problem.test_inputs), temperature, max_bytes)
-    if extent is None:
-        extent = _extent_of(law, times[-1], temperature, confinement)
+    bounds = _extent_of(law, times[-1], temperature, confinement) if extent is None else _check_extent(extent)
     (edges_a, mass_a), (edges_w, mass_w) = (
-        _axis(bounds, number, sigma, tolerance, name)
-        for bounds, number, sigma, name in zip(_check_extent(extent), (n_a, n_w), law.scales, "aw", strict=True)
+        _axis(each, number, sigma, tolerance, name)
+        for each, number, sigma, name in zip(bounds, (n_a, n_w), law.scales, "aw", strict=True)
     )
     mass = np.outer(mass_a, mass_w)
-    field = _Field(network, problem, edges_a, edges_w, confinement, mass)
-    widths = field.widths
-    spacing = max(widths[0] / law.sigma_a, widths[1] / law.sigma_w)
-    heat = lru_cache(maxsize=8)(_heat)
-
-    def diffused(mass, t):
-        if temperature == 0.0 or t == 0.0:
-            return mass
-        in_a, in_w = (heat(number, temperature * t / h**2) for number, h in zip(mass.shape, widths, strict=True))
-        return in_a @ mass @ in_w.T
-
-    def allowed(speed, rate):
-        limits = longest, *(part / per for part, per in ((_MARGIN * courant, speed), (courant * spacing, rate)) if per)
-        return min(limits)
-
-    # `owed` is time of diffusion that the mass is behind by: the half steps between two transports are one product.
-    now, owed, steps, tried = 0.0, 0.0, 0, 0
-    first = field.drift(mass)
-    step = allowed(first.speed, first.rate)
-    kept, outputs, test_outputs, at_edge = [], [], [], []
+    field = _Field(network, problem, law, (edges_a, edges_w), mass, temperature, confinement, courant, longest)
+    kept, counts, outputs, test_outputs, at_edge = [], [], [], [], []
     with tqdm(total=float(times[-1]), unit="t", disable=None if progress else True, leave=False) as bar:
-        for target in times:
-            left = 0
-            while now < target:
-                if left == 0:
-                    left = max(1, int(np.ceil((target - now) / step * (1.0 - 1e-12))))
-                    size = (target - now) / left
-                if tried == max_steps:
-                    raise StepLimitError(
-                        f"{max_steps} steps were spent before t = {target:g}; raise max_steps or dt, use fewer cells "
-                        "or a smaller extent."
-                    )
-                tried += 1
-                start = diffused(mass, owed + 0.5 * size)
-                moved, speed, rate = field.transported(start, size, courant)
-                if not np.isfinite(speed + rate):
-                    raise DivergenceError(
-                        f"the velocity is not finite at step {tried}, after t = {now:g}; check the loss.",
-                        step=tried, time=now, state=mass,
-                    )  # fmt: skip
-                if moved is None:
-                    step, left = allowed(speed, rate), 0
-                    continue
-                mass, owed, steps, left = moved, 0.5 * size, steps + 1, left - 1
-                now = float(target) if left == 0 else now + size
-                bar.update(now - bar.n)
-                _check_edge(mass, now, tolerance, edges_a, edges_w)
-                step = allowed(speed, rate)
-                if not _MARGIN * size <= step <= _GROWTH * size:
-                    left = 0
-            mass, owed = diffused(mass, owed), 0.0
-            kept.append(mass)
-            outputs.append(field.output(mass) - field.offset)
-            test_outputs.append(field.test_output(mass) - field.test_offset)
-            at_edge.append(_check_edge(mass, now, tolerance, edges_a, edges_w))
+
+        def on_step(now, mass):
+            bar.update(now - bar.n)
+            return _check_edge(mass, now, tolerance, edges_a, edges_w)
+
+        for target, (reached, steps) in zip(times, _states(field, mass, times, max_steps, on_step), strict=True):
+            kept.append(reached)
+            counts.append(steps)
+            outputs.append(field.output(reached) - field.offset)
+            test_outputs.append(field.test_output(reached) - field.test_offset)
+            at_edge.append(on_step(float(target), reached))
     return GridLimit(
         network, problem, times, np.array(outputs), np.array(test_outputs), edges_a, edges_w, np.array(kept),
-        np.array(at_edge), steps,
+        np.array(at_edge), counts[-1],
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Drift:
-    """Velocities at inner faces, (n_a - 1 or 1, n_w) and (n_a, n_w - 1); the largest Courant number of a unit of time;
-    a bound of the rates at which F relaxes."""
+def _states(field, mass, times, max_steps, on_step):
+    """Masses at each of the times, and the number of steps so far."""
+    # `owed` is time of diffusion that the mass is behind by: the half steps between two transports are one product.
+    now, owed, steps, tried = 0.0, 0.0, 0, 0
+    step, size, left = field.drift(mass).step, 0.0, 0
+    for target in times:
+        left = 0
+        while now < target:
+            if left == 0:
+                left = max(1, int(np.ceil((target - now) / step * (1.0 - 1e-12))))
+                size = (target - now) / left
+            if tried == max_steps:
+                raise StepLimitError(
+                    f"{max_steps} steps were spent before t = {target:g}; raise max_steps or dt, use fewer cells or a "
+                    "smaller extent."
+                )
+            tried += 1
+            moved, step = field.transported(field.diffused(mass, owed + 0.5 * size), size)
+            if np.isnan(step):
+                raise DivergenceError(
+                    f"the velocity is not finite at step {tried}, after t = {now:g}; check the loss. The last good "
+                    "masses are in the error's `state`.",
+                    step=tried, time=now, state=mass,
+                )  # fmt: skip
+            if moved is None:
+                left = 0
+                continue
+            mass, owed, steps, left = moved, 0.5 * size, steps + 1, left - 1
+            now = float(target) if left == 0 else now + size
+            on_step(now, mass)
+            if not _MARGIN * size <= step <= _GROWTH * size:
+                left = 0
+        mass, owed = field.diffused(mass, owed), 0.0
+        yield mass, steps
+
+
+class _Drift(NamedTuple):
+    """Velocities at the inner faces, (n_a - 1 or 1, n_w) and (n_a, n_w - 1), and what they allow."""
 
     a: np.ndarray
     w: np.ndarray
-    speed: float
-    rate: float
+    speed: float  # Courant number of a unit of time
+    step: float  # the longest step to take
 
 
 class _Field:
-    """Velocity and predictor of cell masses, with phi and phi' at the centres and faces of the grid."""
+    """What moves cell masses: velocity, predictor and steps, with phi and phi' on the grid."""
 
-    def __init__(self, network, problem, edges_a, edges_w, confinement, mass):
+    def __init__(self, network, problem, law, edges, mass, temperature, confinement, courant, longest):
         scaling, formula = network.scaling, network.activation.formula
         self.problem, self.alpha = problem, scaling.alpha
-        self.mobilities, self.confinement = (scaling.mobility_a, scaling.mobility_w), confinement
-        self.edges, self.centres = (edges_a, edges_w), (_centres(edges_a), _centres(edges_w))
-        self.widths = tuple(float(each[1] - each[0]) for each in self.edges)
-        self.inputs = network.inputs(problem.inputs[:, 0])
-        tests = network.inputs(problem.test_inputs[:, 0])
-        self.value, slope = formula(np.outer(self.centres[1], self.inputs))
-        self.face_slope = formula(np.outer(edges_w[1:-1], self.inputs))[1] * self.inputs
-        self.squares = np.array([self.value**2, (slope * self.inputs) ** 2])
-        self.units = _at_points(formula, self.centres[1], self.inputs)
-        self.test_units = _at_points(formula, self.centres[1], tests)
-        for table in (self.squares, self.units, self.test_units, self.face_slope):
+        self.mobilities = scaling.mobility_a, scaling.mobility_w
+        self.temperature, self.confinement = temperature, confinement
+        self.edges, self.centres = edges, (_centres(edges[0]), _centres(edges[1]))
+        self.widths = tuple(float(each[1] - each[0]) for each in edges)
+        self.courant, self.longest = courant * (1.0 - 1e-12), longest  # room for rounding, where courant is 1/2
+        self.spacing = max(h / sigma for h, sigma in zip(self.widths, law.scales, strict=True))
+        w, inputs = self.centres[1], network.inputs(problem.inputs[:, 0])
+        with np.errstate(over="ignore", invalid="ignore"):  # looked at below
+            self.value, slope = formula(np.outer(w, inputs))
+            self.face_slope = formula(np.outer(edges[1][1:-1], inputs))[1] * inputs
+            self.squares = np.array([self.value**2, (slope * inputs) ** 2])
+            self.units = _at_points(formula, w, inputs)
+            self.test_units = _at_points(formula, w, network.inputs(problem.test_inputs[:, 0]))
+        for table in (self.face_slope, self.squares, self.units, self.test_units):
             if not np.isfinite(table).all():
                 raise InputError(
-                    f"activation {network.activation.name!r} is not finite for w from {edges_w[0]:g} to "
-                    f"{edges_w[-1]:g}; needed: an extent on which it is."
+                    f"activation {network.activation.name!r} or its slope is not finite for w from {edges[1][0]:g} to "
+                    f"{edges[1][-1]:g}; needed: an extent and inputs for which they and their squares are."
                 )
+        self._heat = lru_cache(maxsize=8)(_heat)  # steps are kept, so that few are needed
         self.offset = scaling.offset * self.output(mass)
         self.test_offset = scaling.offset * self.test_output(mass)
 
@@ -284,6 +281,7 @@ class _Field:
         return self.alpha * (self.centres[0] @ mass) @ self.test_units
 
     def drift(self, mass):
+        """The velocity where the law is this, and the step that it allows."""
         problem, (edges_a, edges_w), (a, _) = self.problem, self.edges, self.centres
         pull = problem.loss.pull(self.output(mass) - self.offset, problem.targets)
         weights = problem.weights * pull / self.alpha
@@ -294,23 +292,34 @@ class _Field:
             in_w -= self.confinement * edges_w[1:-1]
         speed = float(np.abs(in_a).max() / self.widths[0] + np.abs(in_w).max() / self.widths[1])
         # the trace of K P, K the tangent kernel, bounds its eigenvalues
-        moments = self.mobilities[0] * mass.sum(axis=0), self.mobilities[1] * (a**2 @ mass)
-        rate = sum(float(each @ table @ problem.weights) for each, table in zip(moments, self.squares, strict=True))
-        return _Drift(in_a, in_w, speed, rate + self.confinement)
+        blocks = self.mobilities[0] * mass.sum(axis=0), self.mobilities[1] * (a**2 @ mass)
+        trace = sum(each @ table @ problem.weights for each, table in zip(blocks, self.squares, strict=True))
+        rate = max(speed / _MARGIN, float(trace + self.confinement) / self.spacing)
+        step = self.courant / rate if rate else np.inf
+        return _Drift(in_a, in_w, speed, np.minimum(step, self.longest))
 
-    def transported(self, mass, size, courant):
-        """The mass after a step of Heun's method, or None where a stage breaks the condition; the speed and the rate."""
+    def transported(self, mass, size):
+        """The mass after a step of Heun's method, None where a stage breaks the condition; and a step to take next."""
         first = self.drift(mass)
-        if not size * first.speed <= courant:
-            return None, first.speed, first.rate
+        if not size * first.speed <= self.courant:
+            return None, first.step
         once = self.euler(mass, first, size)
         second = self.drift(once)
-        speed, rate = max(first.speed, second.speed), max(first.rate, second.rate)
-        if not size * second.speed <= courant:
-            return None, speed, rate
+        step = np.minimum(first.step, second.step)
+        if not size * second.speed <= self.courant:
+            return None, step
         moved = 0.5 * (mass + self.euler(once, second, size))
-        moved[np.abs(moved) < _NOTHING] = 0.0  # negative ones must show
-        return moved, speed, rate
+        moved[np.abs(moved) < _NOTHING] = 0.0  # were one negative, it would show
+        return moved, step
+
+    def diffused(self, mass, t):
+        """The mass after diffusion alone for a time t."""
+        if self.temperature == 0.0 or t == 0.0:
+            return mass
+        in_a, in_w = (
+            self._heat(number, self.temperature * t / h**2) for number, h in zip(mass.shape, self.widths, strict=True)
+        )
+        return in_a @ mass @ in_w.T
 
     def euler(self, mass, drift, size):
         """One explicit step: what leaves a cell through a face is what the next one gets."""
@@ -329,7 +338,7 @@ class _Field:
 
 
 def _face_values(mass):
-    """A cell's linear reconstruction at its low and its high face along the first axis: Fromm's slope, kept positive."""
+    """A cell's linear reconstruction at its low and its high face on the first axis: Fromm's slope, kept positive."""
     half = np.empty_like(mass)  # of the change across the cell
     np.subtract(mass[2:], mass[:-2], out=half[1:-1])
     np.subtract(mass[1], mass[0], out=half[0])  # beyond the boundary the value of the cell at it
@@ -382,7 +391,7 @@ def _centres(edges):
 
 def _axis(bounds, number, sigma, tolerance, name):
     """Faces of the cells, and the Gaussian masses between them, to relative accuracy in both tails."""
-    edges = np.linspace(*bounds, number + 1)
+    edges = np.linspace(bounds[0], bounds[1], number + 1)
     low, high = edges[:-1] / sigma, edges[1:] / sigma
     outside = float(ndtr(low[0]) + ndtr(-high[-1]))
     if outside > tolerance:
@@ -402,7 +411,7 @@ def _extent_of(law, t, temperature, confinement):
     time = t if confinement == 0.0 else -np.expm1(-2.0 * confinement * t) / (2.0 * confinement)
     variance = law.scales**2 * np.exp(-2.0 * confinement * t) + 2.0 * temperature * time
     reach = _DEVIATIONS * np.sqrt(np.maximum(law.scales**2, variance))
-    return tuple((-float(each), float(each)) for each in reach)
+    return np.column_stack([-reach, reach])
 
 
 def _check_edge(mass, now, tolerance, edges_a, edges_w):
@@ -411,9 +420,9 @@ def _check_edge(mass, now, tolerance, edges_a, edges_w):
     if at > tolerance:
         sides = mass[0].sum(), mass[-1].sum(), mass[:, 0].sum(), mass[:, -1].sum()
         raise ConvergenceError(
-            f"{at:.1e} of the mass is in the outermost cells at t = {now:g}, most of it on the {_SIDES[np.argmax(sides)]} "
-            f"side; needed: at most tolerance = {tolerance:.1e}. Enlarge extent there, now {_extent(edges_a, edges_w)}, "
-            "with as many more cells."
+            f"{at:.1e} of the mass is in the outermost cells at t = {now:g}, most of it on the "
+            f"{_SIDES[np.argmax(sides)]} side; needed: at most tolerance = {tolerance:.1e}. Enlarge extent there, now "
+            f"{_extent(edges_a, edges_w)}, with as many more cells."
         )
     return at
 
