@@ -374,13 +374,14 @@ def test_langevin_particles():
 # Steps, and what is handed back.
 
 
-def test_steps_land_on_the_times():
-    """f at a time depends on the other times asked for through the step alone: to 1e-4 with 64 cells, order 2 in dt."""
+@pytest.mark.parametrize("noise", [{}, {"temperature": 0.1, "ridge": 0.3}])
+def test_steps(noise):
+    """f depends on the times asked for through the step alone: to 1e-4 with 64 cells. Order 2 in the step, within 0.1."""
     task, network = line(), Network("tanh")
-    alone = limits.grid(network, task, LAW, [0.7], cells=64)
-    among = limits.grid(network, task, LAW, [0.0, 0.01, 0.3, 0.7], cells=64)
+    alone = limits.grid(network, task, LAW, [0.7], cells=64, **noise)
+    among = limits.grid(network, task, LAW, [0.0, 0.01, 0.3, 0.7], cells=64, **noise)
     assert np.abs(alone.predictions[0] - among.predictions[-1]).max() < 1e-4
-    fine, *coarser = (limits.grid(network, task, LAW, [0.5], cells=32, dt=0.5 / n) for n in (320, 40, 20))
+    fine, *coarser = (limits.grid(network, task, LAW, [0.5], cells=32, dt=0.5 / n, **noise) for n in (320, 40, 20))
     assert [fine.steps, *(each.steps for each in coarser)] == [320, 40, 20]
     errors = [np.abs(each.predictions - fine.predictions).max() for each in coarser]
     assert np.log2(errors[1] / errors[0]) == pytest.approx(2.0, abs=0.1)
@@ -435,7 +436,7 @@ def test_atoms_are_the_heaviest_cells():
 
 
 def test_a_start_that_is_subtracted():
-    """F = f - s f_0, f_0 that of the cells: not zero where the extent is not centred. F starts at (1 - s) f_0, to 1e-16."""
+    """F = f - s f_0 starts at (1 - s) f_0, to 1e-16; f_0 is that of the cells, not zero in an extent off the centre."""
     plain, half, whole = (
         limits.grid(
             Network("tanh", Scaling(shift=shift)), line(), LAW, [0.0, 0.5], cells=64,

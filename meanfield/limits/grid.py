@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.special import ndtr
+from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from .. import _checks, _memory
@@ -180,7 +181,10 @@ def grid(
     mass = np.outer(mass_a, mass_w)
     field = _Field(network, problem, law, (edges_a, edges_w), mass, temperature, confinement, courant, longest)
     kept, counts, outputs, test_outputs, at_edge = [], [], [], [], []
-    with tqdm(total=float(times[-1]), unit="t", disable=None if progress else True, leave=False) as bar:
+    with (
+        threadpool_limits(1, user_api="blas"),  # its threads, waiting between small products, cost more than they do
+        tqdm(total=float(times[-1]), unit="t", disable=None if progress else True, leave=False) as bar,
+    ):
 
         def on_step(now, mass):
             bar.update(now - bar.n)
