@@ -376,7 +376,7 @@ def test_langevin_particles():
 
 @pytest.mark.parametrize("noise", [{}, {"temperature": 0.1, "ridge": 0.3}])
 def test_steps(noise):
-    """f depends on the times asked for through the step alone: to 1e-4 with 64 cells. Order 2 in the step, within 0.1."""
+    """f depends on the times asked for through the step alone: to 1e-4 with 64 cells. Order 2 in it, within 0.1."""
     task, network = line(), Network("tanh")
     alone = limits.grid(network, task, LAW, [0.7], cells=64, **noise)
     among = limits.grid(network, task, LAW, [0.0, 0.01, 0.3, 0.7], cells=64, **noise)
@@ -479,14 +479,17 @@ def test_mass_at_the_boundary(side, targets, extent):
         limits.grid(Network("softplus"), task, LAW, [5.0], cells=64, extent=extent)
 
 
-def test_a_velocity_that_is_no_number():
-    def pull(f, y):
-        return np.where(np.abs(f) > 0.05, np.nan, y - f)
-
-    task = Problem(POINTS[:, None], np.sin(2.0 * POINTS), loss=Loss("broken", lambda f, y: f, pull))
-    with pytest.raises(DivergenceError, match=r"velocity is not finite at step .*check the loss") as caught:
+@pytest.mark.parametrize(("wrong", "bound"), [(np.nan, 0.05), (np.inf, 0.05), (np.nan, -1.0), (np.inf, -1.0)])
+def test_a_velocity_that_is_not_finite(wrong, bound):
+    """Along the way, or from the start: the error has the masses before it."""
+    task = Problem(
+        POINTS[:, None], np.sin(2.0 * POINTS),
+        loss=Loss("broken", lambda f, y: f, lambda f, y: np.where(np.abs(f) > bound, wrong, y - f)),
+    )  # fmt: skip
+    with pytest.raises(DivergenceError, match=r"velocity is not finite at step \d+, after .*check the loss") as caught:
         limits.grid(Network("tanh"), task, LAW, [2.0], cells=32)
-    assert caught.value.state.shape == (32, 32) and caught.value.time > 0.0
+    assert caught.value.state.shape == (32, 32) and caught.value.state.sum() == pytest.approx(1.0, abs=1e-14)
+    assert (caught.value.time > 0.0) == (bound > 0.0)
 
 
 def test_a_budget_of_steps():

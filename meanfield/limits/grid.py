@@ -110,7 +110,8 @@ def grid(
         d_t rho = -div(rho v) + tau Laplacian rho,   u = -dl/dF,   F(x) = alpha int a phi(w x) rho - s f_0(x)
         v = (xi_a/alpha sum_k p_k u_k phi(w x_k),   xi_w/alpha a sum_k p_k u_k phi'(w x_k) x_k) - xi lambda (a, w)
 
-    Mei, Montanari & Nguyen (arXiv 1804.06561), equation (DD) and its noisy form. Nothing flows through the boundary.
+    Mei, Misiakiewicz & Montanari (arXiv 1902.06015), eq. (DD); with noise Mei, Montanari & Nguyen (arXiv 1804.06561),
+    section 3. Nothing flows through the boundary.
 
     Transport is by finite volumes: central (Fromm) slopes s in each cell, cut to |s| h <= 2 rho and not otherwise, so
     that smooth extrema stay; upwind fluxes; Heun's method, with the velocity of each stage. A stage is positive: along
@@ -155,7 +156,7 @@ def grid(
         If `max_steps` are spent.
 
     Cost: O(n_a n_w + (n_a + n_w) n) a step and, with a temperature, n_a n_w (n_a + n_w) multiplications; the number of
-    steps grows like 1/h. Memory: T + 16 arrays of n_a n_w, three of n_w n. 256 x 256 to t = 5: some seconds.
+    steps grows like 1/h. Memory: 2 T + 16 arrays of n_a n_w, eight of n_w n. 256 x 256 to t = 5: some seconds.
     """
     times = _checks.times(times)
     scaling = _check_setting(network, problem, law)
@@ -210,6 +211,12 @@ def _states(field, mass, times, max_steps, on_step):
     for target in times:
         left = 0
         while now < target:
+            if not step > 0.0:
+                raise DivergenceError(
+                    f"the velocity is not finite at step {tried}, after t = {now:g}; check the loss. The last good "
+                    "masses are in the error's `state`.",
+                    step=tried, time=now, state=mass,
+                )  # fmt: skip
             if left == 0:
                 left = max(1, int(np.ceil((target - now) / step * (1.0 - 1e-12))))
                 size = (target - now) / left
@@ -220,12 +227,6 @@ def _states(field, mass, times, max_steps, on_step):
                 )
             tried += 1
             moved, step = field.transported(field.diffused(mass, owed + 0.5 * size), size)
-            if np.isnan(step):
-                raise DivergenceError(
-                    f"the velocity is not finite at step {tried}, after t = {now:g}; check the loss. The last good "
-                    "masses are in the error's `state`.",
-                    step=tried, time=now, state=mass,
-                )  # fmt: skip
             if moved is None:
                 left = 0
                 continue
@@ -287,10 +288,11 @@ class _Field:
     def drift(self, mass):
         """The velocity where the law is this, and the step that it allows."""
         problem, (edges_a, edges_w), (a, _) = self.problem, self.edges, self.centres
-        pull = problem.loss.pull(self.output(mass) - self.offset, problem.targets)
-        weights = problem.weights * pull / self.alpha
-        in_a = self.mobilities[0] * (self.value @ weights)[None, :]
-        in_w = self.mobilities[1] * np.outer(a, self.face_slope @ weights)
+        with np.errstate(over="ignore", invalid="ignore"):  # a step of 0 or NaN is refused
+            pull = problem.loss.pull(self.output(mass) - self.offset, problem.targets)
+            weights = problem.weights * pull / self.alpha
+            in_a = self.mobilities[0] * (self.value @ weights)[None, :]
+            in_w = self.mobilities[1] * np.outer(a, self.face_slope @ weights)
         if self.confinement:
             in_a = in_a - self.confinement * edges_a[1:-1, None]
             in_w -= self.confinement * edges_w[1:-1]
@@ -320,6 +322,7 @@ class _Field:
         """The mass after diffusion alone for a time t."""
         if self.temperature == 0.0 or t == 0.0:
             return mass
+        t = float(f"{t:.12g}")  # steps that differ by rounding share their matrices
         in_a, in_w = (
             self._heat(number, self.temperature * t / h**2) for number, h in zip(mass.shape, self.widths, strict=True)
         )
