@@ -208,7 +208,7 @@ def _states(field, mass, times, max_steps, on_step):
     # `owed` is time of diffusion that the mass is behind by: the half steps between two transports are one product.
     now, owed, steps, tried = 0.0, 0.0, 0, 0
     step, size, left = field.drift(mass).step, 0.0, 0
-    for target in times:
+    for target in times.tolist():
         left = 0
         while now < target:
             if not step > 0.0:
@@ -231,7 +231,7 @@ def _states(field, mass, times, max_steps, on_step):
                 left = 0
                 continue
             mass, owed, steps, left = moved, 0.5 * size, steps + 1, left - 1
-            now = float(target) if left == 0 else now + size
+            now = target if left == 0 else now + size
             on_step(now, mass)
             if not _MARGIN * size <= step <= _GROWTH * size:
                 left = 0
