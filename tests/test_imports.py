@@ -68,6 +68,7 @@ ORDER = (
     "limits.ntk",
     "limits.radial",
     "limits.exact",
+    "limits.grid",
     "limits",
     "experiments.quantities",
     "experiments.limits",

@@ -91,7 +91,7 @@ def test_geiger(unit, loss, alpha):
 @pytest.mark.parametrize("alpha", [0.02, 1.0, 50.0])
 @pytest.mark.parametrize("loss", SLOPES)
 def test_geigers_code(loss, alpha):
-    """The same with the loss over alpha, at steps of 0.05 min(1, 1 / alpha), which is min(alpha, 1) in the paper's time."""
+    """The same with the loss over alpha, at steps of 0.05 min(1, 1 / alpha): 0.05 min(alpha, 1) of the paper's time."""
     problem, start = task(), initial.gaussian(H, DIM, seed=2)
     dt = 0.05 * min(1.0, 1.0 / alpha)
     expected = geigers_own("tanh", loss, alpha, problem, start, dt, "code")

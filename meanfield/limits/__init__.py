@@ -1,8 +1,13 @@
-"""The limits N -> infinity: mean field (alpha = O(1)), NTK (alpha = O(sqrt N)), and what is exact: linear networks."""
+"""The limits N -> infinity: mean field (alpha = O(1)), NTK (alpha = O(sqrt N)), and what is exact: linear networks.
+
+The mean field is solved along its characteristics (`mean_field`; `radial` for two Gaussians) or, for one input
+dimension, as a partial differential equation (`grid`), which takes noise too.
+"""
 
 from . import exact
+from .grid import GridLimit, grid
 from .mean_field import MeanFieldLimit, mean_field
 from .ntk import NTKLimit, ntk
 from .radial import RadialLimit, radial
 
-__all__ = ["MeanFieldLimit", "NTKLimit", "RadialLimit", "exact", "mean_field", "ntk", "radial"]
+__all__ = ["GridLimit", "MeanFieldLimit", "NTKLimit", "RadialLimit", "exact", "grid", "mean_field", "ntk", "radial"]
