@@ -291,7 +291,7 @@ class GeigerSteps:
                 self.rejected += 1
                 self._h = h / 10.0
                 if self._h < 1e-14 * end:
-                    raise self._stuck(algebra, time, state, h, moved, turned, new)
+                    raise self._stuck(algebra, time, state, h, moved, turned, gradient)
                 self._spare += [new] if gradient is None else [new, gradient]
                 continue
             if not cut and moved < 0.5 * self.rule.output_change and turned < 0.5 * self.rule.gradient_change:
@@ -304,8 +304,8 @@ class GeigerSteps:
                 break
         return state
 
-    def _stuck(self, algebra, time, state, h, moved, turned, new):
-        if not (math.isfinite(moved) and _is_finite(algebra, new)):
+    def _stuck(self, algebra, time, state, h, moved, turned, gradient):
+        if not (math.isfinite(moved) and (gradient is None or _is_finite(algebra, gradient))):
             return StateLost(time, state)
         what = (
             f"the gradient by {turned:.3g}, above gradient_change = {self.rule.gradient_change:g}"

@@ -29,9 +29,7 @@ def check(field: DataField) -> None:
             f"scheme 'jko' with mobilities {scaling.mobility_a:g} and {scaling.mobility_w:g}; needed: both 1."
         )
     if not np.allclose(masses, 1.0 / len(masses), rtol=1e-12):
-        raise InputError(
-            f"scheme 'jko' with masses from {masses.min():g} to {masses.max():g}; needed: equal ones."
-        )
+        raise InputError(f"scheme 'jko' with masses from {masses.min():g} to {masses.max():g}; needed: equal ones.")
     if field.dtype != "float64":
         raise InputError(f"scheme 'jko' with dtype {field.dtype!r}; needed: 'float64'.")
 
