@@ -411,20 +411,18 @@ def stepper(
     max_steps = _checks.count(max_steps, "max_steps")
     if kick and (found.name != "euler" or dt is None):
         raise InputError(f"temperature needs scheme='euler' with dt, Euler and Maruyama's; given: {found.name!r}.")
-    if not isinstance(found, Tableau) and field is None:
-        raise InputError(f"scheme {found.name!r} moves particles alone, not a residual beside them; use simulate.")
-    if isinstance(found, Geiger):
+    if not isinstance(found, Tableau):
+        if field is None:
+            raise InputError(f"scheme {found.name!r} moves particles alone, no residual beside them; use simulate.")
+        if isinstance(found, MinimisingMovement):
+            if dt is None:
+                raise InputError("scheme 'jko' has fixed steps: needed dt, its tau.")
+            return MinimisingSteps(found, field, _checks.number(dt, "dt", above=0.0), max_steps)
         if dt is not None:
             raise InputError(
                 f"scheme 'geiger' chooses its steps, and dt is {dt!r}; needed: none, or Geiger(first=...)."
             )
-        assert field is not None
         return GeigerSteps(found, field, max_steps)
-    if isinstance(found, MinimisingMovement):
-        if dt is None:
-            raise InputError("scheme 'jko' has fixed steps: needed dt, its tau.")
-        assert field is not None
-        return MinimisingSteps(found, field, _checks.number(dt, "dt", above=0.0), max_steps)
     if dt is not None:
         return FixedSteps(found, _checks.number(dt, "dt", above=0.0), max_steps, kick)
     if found.embedded is None:

@@ -324,7 +324,7 @@ def test_what_does_not_fit(options, message):
 
 
 def test_a_residual_beside_the_particles_is_refused():
-    with pytest.raises(InputError, match="scheme 'geiger' moves particles alone, not a residual beside them"):
+    with pytest.raises(InputError, match="scheme 'geiger' moves particles alone, no residual beside them"):
         mf.simulate_coupled(NETWORK, PROBLEM, START, [1.0], scheme="geiger")
 
 
