@@ -77,7 +77,8 @@ def weighted(n=12, uneven=True):
 # What a divergence says
 
 NUMBERS = re.compile(
-    r"\(dt = (\S+); at t = (\S+) (eig_max\S*|eig_max\(.*\)) = (\S+), stable below ([^\s;]+)(; K may have grown since)?\)"
+    r"\(dt = (\S+); at t = (\S+) (eig_max\S*|eig_max\(.*\)) = (\S+), stable below ([^\s;]+)"
+    r"(; K may have grown since)?\)"
 )
 
 
