@@ -163,9 +163,7 @@ def simulate(
     Cost: evaluations of the velocity, each about (8 d + two activations) N n flops; O(N d) memory beside what is kept.
     """
     kick = _noise(network, engine, temperature, noise_seed)
-    schedule = stepper(
-        scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps, kick=kick, field=lambda: moving
-    )  # fmt: skip
+    schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps, kick=kick, field=lambda: moving)
     entries = 2 if momentum else 1  # clouds of a state
     _check_memory(problem, start, times, schedule, engine, dtype, record, keep, max_bytes, entries=entries)
     if sum((isinstance(problem, Population), bool(momentum), batches is not None)) > 1 or (momentum and temperature):

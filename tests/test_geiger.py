@@ -265,6 +265,18 @@ def test_the_hinge_itself_jumps():
 # Ends, limits, refusals
 
 
+def test_states_that_were_handed_out_stay():
+    """The arrays that go round are never those of a requested time, nor those given."""
+    field = DataField(NETWORK, PROBLEM, START, engine="reference")
+    schedule = GeigerSteps(Geiger(first=50.0), lambda: field, 1000)
+    state, now, kept = field.state(START), 0.0, []
+    for time in (0.1, 0.11, 0.8, 2.0):
+        kept.append((state[0], state[0].copy()))
+        state, now = schedule.advance(field.velocity, field.algebra, state, now, time), time
+    for array, copy in kept:
+        np.testing.assert_array_equal(array, copy)
+
+
 def toy(velocity, rule, end, y=1.0, most=10_000):
     schedule = GeigerSteps(rule, lambda: SimpleNamespace(predict=lambda state: state[0]), most)
     return schedule.advance(velocity, (host,), (np.full(3, y),), 0.0, end)
