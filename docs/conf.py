@@ -23,7 +23,7 @@ myst_substitutions = {  # the package's own tables, so that these pages cannot l
         "diagnostics": diagnostics.DIAGNOSTICS,
         "engines": engines.ENGINES,
         "losses": losses.LOSSES,
-        "schemes": integrators.TABLEAUS,
+        "schemes": integrators.SCHEMES,
     }.items()
 }
 

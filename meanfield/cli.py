@@ -95,7 +95,7 @@ def list_command(as_json: Annotated[bool, typer.Option("--json", help="Print as 
         "(activations)": list(activations.FAMILIES),
         "losses": list(losses.LOSSES),
         "problems": list(job.PROBLEMS),
-        "schemes": list(integrators.TABLEAUS),
+        "schemes": list(integrators.SCHEMES),
         "engines": list(engines.NAMES),
         "dtypes": list(engines.DTYPES),
         "records": list(DIAGNOSTICS),

@@ -11,6 +11,7 @@ from scipy.special import digamma, gammaln
 
 from . import _checks, population, tangent
 from .errors import InputError
+from .fields import energy
 from .network import Network
 from .population import Population
 from .problems import Problem
@@ -142,7 +143,7 @@ def free_energy(run: Any, index: int = -1, *, temperature: float, ridge: float =
         mean_loss = problem.weights @ problem.loss.value(predictions, problem.targets)
     found, error = entropy(particles)
     squares = (particles**2).sum(axis=1)
-    value = mean_loss / run.network.scaling.alpha**2 + ridge / 2 * squares.mean() - temperature * found
+    value = energy(mean_loss, squares.mean(), run.network.scaling.alpha, ridge) - temperature * found
     return float(value), float(np.hypot(temperature * error, ridge / 2 * squares.std(ddof=1) / np.sqrt(len(squares))))
 
 

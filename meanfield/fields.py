@@ -42,6 +42,11 @@ def check_temperature(scaling: Scaling, temperature: float) -> float:
     return temperature
 
 
+def energy(mean_loss: float, mean_square: float, alpha: float, ridge: float) -> float:
+    """E l / alpha^2 + (lambda/2) int |theta|^2 dmu: what a law goes down with mobilities 1, by its gradient in W2."""
+    return mean_loss / alpha**2 + ridge / 2 * mean_square
+
+
 class DataField:
     """Gradient flow of the risk on a data set (GFD): the particles go down R by
 
@@ -159,6 +164,12 @@ class DataField:
     def loss(self, state: tuple, predictions: np.ndarray) -> float:
         """sum_k p_k l(F(x_k), y_k)."""
         return float(self.problem.weights @ self.problem.loss.value(predictions, self.problem.targets))
+
+    def energy(self, state: tuple) -> float:
+        """E l / alpha^2 + (lambda/2) sum_i m_i |theta_i|^2, with mobilities 1: m_i v_i is minus its gradient."""
+        mean_square = float(self.masses @ (self.particles(state) ** 2).sum(axis=1)) if self.ridge else 0.0
+        mean_loss = self.loss(state, self.predict(state))
+        return energy(mean_loss, mean_square, self.network.scaling.alpha, self.ridge)
 
     def _driven_by(self, factor, shift):
         """What the pull needs where F = factor sums + shift."""

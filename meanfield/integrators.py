@@ -1,18 +1,22 @@
-"""Runge-Kutta schemes: tableaus as data, one step, and the two ways to choose its size.
+"""Schemes as data, and how time is stepped by them: Runge-Kutta tableaus at fixed or adaptive steps, gradient descent
+by Geiger's step rule, minimising movements.
 
 A flow is a function (state, out) -> velocity on tuples of arrays, which may write into the arrays of `out` unless that
 is None; `algebra` holds, for each entry, who does its linear algebra (an engine, or `engines.host` for NumPy arrays).
 States handed in or out are never written to again; what a flow returned is, for the arrays in between go round
-(`spare`), so that only the first two steps allocate, and one state each requested time. A new scheme is an entry in
-`TABLEAUS`.
+(`spare`), so that only the first two steps allocate, and one state each requested time. A new tableau is an entry in
+`TABLEAUS`. A schedule has a `name`, the `velocities` it holds at once, and `advance`.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from . import _checks
-from .errors import InputError
+import numpy as np
+
+from . import _checks, jko
+from .errors import ConvergenceError, InputError
 
 
 @dataclass(frozen=True)
@@ -35,9 +39,72 @@ class Tableau:
         """Whether the last velocity is taken at the end of the step, so that the next step starts with it."""
         return self.stages[-1] == self.weights[:-1] and self.weights[-1] == 0.0
 
+    @property
+    def stable_below(self) -> float:
+        """Real stability interval: y' = -k y is followed without growth while h k is below it.
+
+        The first x > 0 from which |R(-x)| > 1, R(z) = 1 + sum_j (b . A^j 1) z^(j+1) the stability polynomial. Hairer &
+        Wanner, Solving ODEs II, IV.2.
+        """
+        stages = np.array([(*row, *[0.0] * (len(self.stages) - len(row))) for row in self.stages])
+        column, powers = np.ones(len(stages)), []
+        for _ in stages:
+            powers.append(np.dot(self.weights, column))
+            column = stages @ column
+        excess = np.polynomial.Polynomial([0.0, *powers])  # R - 1
+        # R crosses 1 or -1 there; where it only touches them it is stable beyond.
+        roots = np.concatenate([np.polynomial.Polynomial(powers).roots(), (excess + 2.0).roots()])
+        real = np.sort(-roots.real[(np.abs(roots.imag) < 1e-9 * np.abs(roots)) & (roots.real < 0.0)])
+        return float(next((x for x in real if abs(1.0 + excess(-x * (1.0 + 1e-6))) > 1.0), math.inf))
+
     def __repr__(self) -> str:
         kind = "adaptive" if self.embedded else "fixed step"
         return f"Tableau({self.name!r}, order {self.order}, {len(self.stages)} stages, {kind})"
+
+
+@dataclass(frozen=True)
+class Geiger:
+    """Gradient descent whose step is as large as two changes allow: Geiger, Spigler, Jacot & Wyart (arXiv 1906.08034).
+
+        max_k |F(x_k; theta') - F(x_k; theta)| < output_change,   |g' - g|^2 / (|g'| |g|) < gradient_change
+
+    their eqs. (8) and (9), theta' = theta + h g. Where both are below half of their bounds the next step is 1.1 h;
+    where one does not hold the step is taken back and tried again with h / 10. g is the particles' velocity: for equal
+    masses and mobilities the gradient, up to a factor. Of a `Population` F is taken at the probes.
+
+    The distance from the flow is of order sqrt(gradient_change). A gradient that jumps (relu, hinge) may jump by more
+    than `gradient_change`, which no step can follow: a ConvergenceError.
+
+    first : size of the first step; default a hundredth of the time in which the state would change by its own size
+    """
+
+    output_change: float = 0.1
+    gradient_change: float = 1e-4
+    first: float | None = None
+    name: ClassVar[str] = "geiger"
+
+    def __post_init__(self):
+        _checks.number(self.output_change, "output_change", above=0.0)
+        _checks.number(self.gradient_change, "gradient_change", above=0.0)
+        if self.first is not None:
+            _checks.number(self.first, "first", above=0.0)
+
+
+@dataclass(frozen=True)
+class MinimisingMovement:
+    """Implicit steps that minimise energy plus distance: Jordan, Kinderlehrer & Otto (1998); see `jko`.
+
+    tolerance : largest entry of theta' - theta - dt v(theta') at the minimum, over that of dt v(theta)
+    """
+
+    tolerance: float = 1e-10
+    name: ClassVar[str] = "jko"
+
+    def __post_init__(self):
+        _checks.number(self.tolerance, "tolerance", above=0.0)
+
+
+Scheme = Tableau | Geiger | MinimisingMovement
 
 
 def step(tableau: Tableau, velocity: Callable, algebra: tuple, state: tuple, h: float, first=None, spare=None):
@@ -70,10 +137,10 @@ class StepLimitReached(Exception):
 
 
 class StateLost(Exception):
-    """Inner signal: no finite state follows `state` at `time`."""
+    """Inner signal: no finite state follows `state` at `time`; h: the fixed step tried."""
 
-    def __init__(self, time, state):
-        self.time, self.state = time, state
+    def __init__(self, time, state, h=None):
+        self.time, self.state, self.h = time, state, h
 
 
 class FixedSteps:
@@ -84,6 +151,7 @@ class FixedSteps:
 
     def __init__(self, tableau: Tableau, dt: float, max_steps: int, kick: Callable | None = None):
         self.tableau, self.dt, self.max_steps, self.kick = tableau, dt, max_steps, kick
+        self.name, self.velocities = tableau.name, len(tableau.stages)
         self.accepted = self.rejected = 0
         self._first = None  # velocity at the current state, where the last step computed it
         self._spare: list[tuple] = []
@@ -92,8 +160,7 @@ class FixedSteps:
         """The state at `end` from that at `start`; or at the first step after which on_step(time, state) is true."""
         if end <= start:
             return state
-        count = max(1, math.ceil((end - start) / self.dt * (1 - 1e-12)))
-        h = (end - start) / count
+        count, h = _division(start, end, self.dt)
         for i in range(count):
             if self.accepted >= self.max_steps:
                 raise StepLimitReached
@@ -101,7 +168,7 @@ class FixedSteps:
             if self.kick:
                 new = self.kick(new, h, self.accepted, stages[0])
             if not _is_finite(algebra, new):
-                raise StateLost(start + i * h, state)
+                raise StateLost(start + i * h, state, h)
             self._first = stages.pop() if self.tableau.first_same_as_last else None
             self._spare += stages if i == 0 else [*stages, state]
             state = new
@@ -109,6 +176,12 @@ class FixedSteps:
             if on_step and on_step(end if i + 1 == count else start + (i + 1) * h, state):
                 break
         return state
+
+
+def _division(start, end, dt):
+    """Number and size of equal steps of at most dt."""
+    count = max(1, math.ceil((end - start) / dt * (1 - 1e-12)))
+    return count, (end - start) / count
 
 
 class AdaptiveSteps:
@@ -122,6 +195,7 @@ class AdaptiveSteps:
 
     def __init__(self, tableau: Tableau, rtol: float, atol: float, max_steps: int):
         self.tableau, self.rtol, self.atol, self.max_steps = tableau, rtol, atol, max_steps
+        self.name, self.velocities = tableau.name, len(tableau.stages)
         self.accepted = self.rejected = 0
         self._h: float | None = None
         self._previous = 1.0
@@ -137,7 +211,7 @@ class AdaptiveSteps:
                 if not _is_finite(algebra, self._first):
                     raise StateLost(time, state)
             if self._h is None:
-                self._h = self._first_step(algebra, state, self._first, end - start)
+                self._h = _first_step(algebra, state, self._first, end - start, self.rtol, self.atol)
             if self.accepted + self.rejected >= self.max_steps:
                 raise StepLimitReached
             # The last step before `end` takes all that is left rather than leave a sliver.
@@ -174,15 +248,135 @@ class AdaptiveSteps:
             worst = max(worst, math.sqrt(total / size) if math.isfinite(total) else math.inf)  # also: no finite state
         return worst
 
-    def _first_step(self, algebra, state, first, interval):
-        """A hundredth of the time in which the state would change by its own size."""
-        ratio = 0.0
-        for space, entry, move in zip(algebra, state, first, strict=True):
-            # Both norms in units of the tolerance: the state's own size cancels the unit.
-            size = math.sqrt(space.error_norm(1.0, [1.0], [entry], entry, entry, self.rtol, self.atol)[0])
-            speed = math.sqrt(space.error_norm(1.0, [1.0], [move], entry, entry, self.rtol, self.atol)[0])
-            ratio = max(ratio, speed / size if size > 0 else 0.0)
-        return min(interval, 0.01 / ratio) if 0.0 < ratio < math.inf else interval * 1e-3
+
+class GeigerSteps:
+    """Euler steps by the rule `Geiger`. They land on every end; a step cut short there leaves the rule's own as it is.
+
+    field : () -> the field, whose predictions the rule looks at
+
+    Cost of a step tried: a prediction and, where that has not changed too much, a velocity.
+    """
+
+    name, velocities = Geiger.name, 2
+
+    def __init__(self, rule: Geiger, field: Callable[[], Any], max_steps: int):
+        self.rule, self.field, self.max_steps = rule, field, max_steps
+        self.accepted = self.rejected = 0
+        self._h: float | None = rule.first
+        self._gradient = self._output = None  # at the current state
+        self._spare: list[tuple] = []
+
+    def advance(self, velocity, algebra, state, start, end, on_step=None):
+        """The state at `end` from that at `start`; or at the first step after which on_step(time, state) is true."""
+        time, given, predict = start, state, self.field().predict
+        while time < end:
+            if self._gradient is None:
+                self._gradient, self._output = velocity(state, None), predict(state)
+                if not _is_finite(algebra, self._gradient):
+                    raise StateLost(time, state)
+            if self._h is None:
+                self._h = _first_step(algebra, state, self._gradient, end - start, 0.0, 1.0)
+            if self.accepted + self.rejected >= self.max_steps:
+                raise StepLimitReached
+            left = end - time
+            cut = self._h >= left * (1 - 1e-10)
+            h = left if cut else self._h
+            new = _combine(algebra, state, h, (1.0,), [self._gradient], _take(self._spare))
+            output, gradient, turned = predict(new), None, math.inf
+            moved = float(np.abs(output - self._output).max())
+            if moved < self.rule.output_change:
+                gradient = velocity(new, _take(self._spare))
+                turned = _relative_change(algebra, new, self._gradient, gradient)
+            if not (moved < self.rule.output_change and turned < self.rule.gradient_change):
+                self.rejected += 1
+                self._h = h / 10.0
+                if self._h < 1e-14 * end:
+                    raise self._stuck(algebra, time, state, h, moved, turned, gradient)
+                self._spare += [new] if gradient is None else [new, gradient]
+                continue
+            if not cut and moved < 0.5 * self.rule.output_change and turned < 0.5 * self.rule.gradient_change:
+                self._h = 1.1 * h
+            self._spare += [self._gradient] if state is given else [self._gradient, state]
+            self._gradient, self._output = gradient, output
+            state, time = new, end if cut else time + h
+            self.accepted += 1
+            if on_step and on_step(time, state):
+                break
+        return state
+
+    def _stuck(self, algebra, time, state, h, moved, turned, gradient):
+        if not (math.isfinite(moved) and (gradient is None or _is_finite(algebra, gradient))):
+            return StateLost(time, state)
+        what = (
+            f"the gradient by {turned:.3g}, above gradient_change = {self.rule.gradient_change:g}"
+            if moved < self.rule.output_change
+            else f"the output by {moved:.3g}, above output_change = {self.rule.output_change:g}"
+        )
+        return ConvergenceError(
+            f"Geiger's rule finds no step after t = {time:g}: over {h:.1e} a change of {what}. The gradient jumps "
+            "there (a kink of the activation or the loss); raise the bound, or use an adaptive scheme or dt."
+        )
+
+
+class MinimisingSteps:
+    """Minimising movements in steps of at most `dt`, equal between two requested times: `jko.step`.
+
+    field : () -> the field
+    """
+
+    # SciPy's: ten pairs and their like of the quasi-Newton method, or the Krylov space of the one after it.
+    name, velocities = MinimisingMovement.name, 50
+
+    def __init__(self, scheme: MinimisingMovement, field: Callable[[], Any], dt: float, max_steps: int):
+        self.scheme, self.field, self.dt, self.max_steps = scheme, field, dt, max_steps
+        self.accepted = self.rejected = 0
+
+    def advance(self, velocity, algebra, state, start, end, on_step=None):
+        """The state at `end` from that at `start`; or at the first step after which on_step(time, state) is true."""
+        if end <= start:
+            return state
+        count, h = _division(start, end, self.dt)
+        for i in range(count):
+            if self.accepted >= self.max_steps:
+                raise StepLimitReached
+            time = start + i * h
+            if not _is_finite(algebra, velocity(state, None)):
+                raise StateLost(time, state)
+            state = jko.step(self.field(), velocity, state, h, self.scheme.tolerance, time)
+            self.accepted += 1
+            if on_step and on_step(end if i + 1 == count else start + (i + 1) * h, state):
+                break
+        return state
+
+
+def _first_step(algebra, state, first, interval, rtol, atol):
+    """A hundredth of the time in which the state would change by its own size."""
+    ratio = 0.0
+    for space, entry, move in zip(algebra, state, first, strict=True):
+        # Both norms in units of the tolerance: the state's own size cancels the unit.
+        size = math.sqrt(space.error_norm(1.0, [1.0], [entry], entry, entry, rtol, atol)[0])
+        speed = math.sqrt(space.error_norm(1.0, [1.0], [move], entry, entry, rtol, atol)[0])
+        ratio = max(ratio, speed / size if size > 0 else 0.0)
+    return min(interval, 0.01 / ratio) if 0.0 < ratio < math.inf else interval * 1e-3
+
+
+def _relative_change(algebra, at, before, after):
+    """|after - before|^2 / (|after| |before|) of two velocities; infinite where one is zero alone, or not finite."""
+
+    def square(coefficients, *stages):
+        # In units of 0 |at| + 1: a plain sum of squares.
+        return sum(
+            space.error_norm(1.0, coefficients, moves, here, here, 0.0, 1.0)[0]
+            for space, here, moves in zip(algebra, at, zip(*stages, strict=True), strict=True)
+        )
+
+    change, size = (
+        square([1.0, -1.0], after, before),
+        math.sqrt(square([1.0], after)) * math.sqrt(square([1.0], before)),
+    )
+    if not (math.isfinite(change) and math.isfinite(size)):
+        return math.inf
+    return change / size if size > 0.0 else 0.0 if change == 0.0 else math.inf
 
 
 def _is_finite(algebra, state):
@@ -190,28 +384,52 @@ def _is_finite(algebra, state):
 
 
 def stepper(
-    scheme: str | Tableau, *, dt: float | None, rtol: float, atol: float, max_steps: int, kick: Callable | None = None
+    scheme: str | Scheme,
+    *,
+    dt: float | None,
+    rtol: float,
+    atol: float,
+    max_steps: int,
+    kick: Callable | None = None,
+    field: Callable[[], Any] | None = None,
 ):
-    """Fixed steps where `dt` is given, else adaptive ones. A `kick` is for Euler's scheme with fixed steps.
+    """The schedule of a scheme: a tableau's steps are fixed where `dt` is given, else adaptive.
+
+    kick : for Euler's scheme with fixed steps
+    field : () -> the field, asked for when time begins; Geiger's rule and minimising movements need it
 
     Raises
     ------
     InputError
         For an unknown scheme, a fixed-step scheme without dt, a tolerance or dt that is not positive.
     """
-    tableau = _checks.find(TABLEAUS, scheme, "scheme")
-    if not isinstance(tableau, Tableau):
-        raise InputError(f"scheme is {scheme!r}; needed: one of {', '.join(TABLEAUS)} or a Tableau.")
+    found = _checks.find(SCHEMES, scheme, "scheme")
+    if not isinstance(found, Scheme):
+        raise InputError(
+            f"scheme is {scheme!r}; needed: one of {', '.join(SCHEMES)} or a Tableau, Geiger or MinimisingMovement."
+        )
     max_steps = _checks.count(max_steps, "max_steps")
-    if kick and (tableau.name != "euler" or dt is None):
-        raise InputError(f"temperature needs scheme='euler' with dt, Euler and Maruyama's; given: {tableau.name!r}.")
+    if kick and (found.name != "euler" or dt is None):
+        raise InputError(f"temperature needs scheme='euler' with dt, Euler and Maruyama's; given: {found.name!r}.")
+    if not isinstance(found, Tableau):
+        if field is None:
+            raise InputError(f"scheme {found.name!r} moves particles alone, no residual beside them; use simulate.")
+        if isinstance(found, MinimisingMovement):
+            if dt is None:
+                raise InputError("scheme 'jko' has fixed steps: needed dt, its tau.")
+            return MinimisingSteps(found, field, _checks.number(dt, "dt", above=0.0), max_steps)
+        if dt is not None:
+            raise InputError(
+                f"scheme 'geiger' chooses its steps, and dt is {dt!r}; needed: none, or Geiger(first=...)."
+            )
+        return GeigerSteps(found, field, max_steps)
     if dt is not None:
-        return FixedSteps(tableau, _checks.number(dt, "dt", above=0.0), max_steps, kick)
-    if tableau.embedded is None:
+        return FixedSteps(found, _checks.number(dt, "dt", above=0.0), max_steps, kick)
+    if found.embedded is None:
         adaptive = ", ".join(name for name, each in TABLEAUS.items() if each.embedded)
-        raise InputError(f"scheme {tableau.name!r} has fixed steps: needed dt, or an adaptive scheme ({adaptive}).")
+        raise InputError(f"scheme {found.name!r} has fixed steps: needed dt, or an adaptive scheme ({adaptive}).")
     rtol, atol = _checks.number(rtol, "rtol", above=0.0), _checks.number(atol, "atol", above=0.0)
-    return AdaptiveSteps(tableau, rtol, atol, max_steps)
+    return AdaptiveSteps(found, rtol, atol, max_steps)
 
 
 _BOSH3 = Tableau(  # Bogacki & Shampine (1989)
@@ -246,3 +464,4 @@ TABLEAUS = {
         _DOPRI5,
     )
 }
+SCHEMES: dict[str, Scheme] = {**TABLEAUS, Geiger.name: Geiger(), MinimisingMovement.name: MinimisingMovement()}

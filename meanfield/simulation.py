@@ -7,19 +7,22 @@ from dataclasses import dataclass, field
 import numpy as np
 from tqdm.auto import tqdm
 
-from . import _checks, _memory, engines, stopping
+from . import _checks, _memory, engines, jko, losses, stopping, tangent
 from .batches import Batches, BatchField
 from .coupled import CoupledField
 from .diagnostics import DIAGNOSTICS, Snapshot
 from .engines import Engine
 from .errors import DivergenceError, InputError, StepLimitError
 from .fields import DataField, check_temperature
-from .integrators import StateLost, StepLimitReached, Tableau, stepper
+from .integrators import FixedSteps, Scheme, StateLost, StepLimitReached, stepper
 from .momentum import MomentumField
 from .network import Network
 from .population import Population, PopulationField
 from .problems import Problem
 from .stopping import Criterion
+
+# Of a kernel that is formed only for an error's message: inputs, and multiplications.
+_MOST_INPUTS, _MOST_PRODUCTS = 2000, 2.5e10
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,7 +81,7 @@ def simulate(
     times: Sequence[float] | np.ndarray,
     *,
     masses: np.ndarray | None = None,
-    scheme: str | Tableau = "dopri5",
+    scheme: str | Scheme = "dopri5",
     rtol: float = 1e-6,
     atol: float = 1e-8,
     dt: float | None = None,
@@ -110,8 +113,11 @@ def simulate(
         Where the run is recorded; steps land on them.
     masses : (N,), optional
         Default 1/N; a quadrature rule has its own.
-    scheme : name in `integrators.TABLEAUS` or a Tableau
+    scheme : name in `integrators.SCHEMES`, or a Tableau, Geiger or MinimisingMovement of that module
         Adaptive (bosh3, dopri5) with `rtol`, `atol` unless `dt` is given; fixed steps of at most `dt` otherwise.
+        "geiger": gradient descent by the step rule of Geiger et al., without dt (`integrators.Geiger`). "jko":
+        minimising movements of tau = `dt` (`jko`), in float64, for equal masses and mobilities of 1. Neither with
+        momentum.
     engine : "cpu", "cuda" or "reference"
     dtype : "float64" or "float32"
     record : names in `diagnostics.DIAGNOSTICS`, or functions (snapshot, first snapshot) -> number
@@ -157,7 +163,7 @@ def simulate(
     Cost: evaluations of the velocity, each about (8 d + two activations) N n flops; O(N d) memory beside what is kept.
     """
     kick = _noise(network, engine, temperature, noise_seed)
-    schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps, kick=kick)
+    schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps, kick=kick, field=lambda: moving)
     entries = 2 if momentum else 1  # clouds of a state
     _check_memory(network, problem, start, times, schedule, engine, dtype, record, keep, max_bytes, entries=entries)
     if sum((isinstance(problem, Population), bool(momentum), batches is not None)) > 1 or (momentum and temperature):
@@ -165,8 +171,10 @@ def simulate(
             "momentum, batches and a Population exclude one another, and momentum excludes a temperature; given: "
             "several."
         )
-    if batches is not None and (schedule.tableau.name != "euler" or dt is None):
-        raise InputError(f"batches need scheme='euler' with dt; given: {schedule.tableau.name!r}.")
+    if batches is not None and (schedule.name != "euler" or dt is None):
+        raise InputError(f"batches need scheme='euler' with dt; given: {schedule.name!r}.")
+    if momentum and schedule.name in ("geiger", "jko"):
+        raise InputError(f"scheme {schedule.name!r} follows a gradient; momentum needs a Runge-Kutta scheme.")
     if isinstance(problem, Population):
         moving = PopulationField(network, problem, start, masses, engine, dtype, ridge)
     elif momentum:
@@ -175,6 +183,8 @@ def simulate(
         moving = BatchField(batches, network, problem, start, masses, engine, dtype, ridge)
     else:
         moving = DataField(network, problem, start, masses, engine, dtype, ridge)
+    if schedule.name == "jko":
+        jko.check(moving)
     return _integrate(moving, start, times, schedule, record, keep, progress, stop)
 
 
@@ -185,7 +195,7 @@ def simulate_coupled(
     times: Sequence[float] | np.ndarray,
     *,
     masses: np.ndarray | None = None,
-    scheme: str | Tableau = "dopri5",
+    scheme: str | Scheme = "dopri5",
     rtol: float = 1e-6,
     atol: float = 1e-8,
     dt: float | None = None,
@@ -240,8 +250,8 @@ def _check_memory(
     kept = len(range(*keep.indices(shape[0]))) if isinstance(keep, slice) else shape[0]
     frames = 1 if keep == "last" else np.size(times)
     network.particles(np.zeros((1, shape[1])), problem.dim)  # before a transposed start is called too large
-    # The stages; the state before, after, at the last recorded time and at the first.
-    dim, clouds = network.seen(problem.dim), (len(schedule.tableau.stages) + 4) * entries
+    # The velocities; the state before, after, at the last recorded time and at the first.
+    dim, clouds = network.seen(problem.dim), (schedule.velocities + 4) * entries
     n = len(problem.inputs)
     if isinstance(problem, Population):  # whose nodes are the particles
         n, features = 2 * shape[0] + len(problem.teacher), False
@@ -314,7 +324,7 @@ def _integrate(moving: DataField, start, times, schedule, record, keep, progress
             try:
                 state = schedule.advance(velocity, moving.algebra, state, now, target, on_step)
             except StateLost as lost:
-                raise _diverged(moving, schedule, lost) from None
+                raise _diverged(moving, schedule, lost, first) from None
             except StepLimitReached:
                 raise StepLimitError(
                     f"{schedule.max_steps} steps were spent before t = {target:g} ({schedule.accepted} accepted, "
@@ -344,7 +354,7 @@ def _integrate(moving: DataField, start, times, schedule, record, keep, progress
         np.array(residuals),
         {name: np.array(values) for name, values in rows.items()},
         moving.masses,
-        schedule.tableau.name,
+        schedule.name,
         moving.engine.NAME,
         moving.dtype,
         stopped_by or "time",
@@ -362,15 +372,42 @@ def _snapshot(moving, state, time):
     )  # fmt: skip
 
 
-def _diverged(moving, schedule, lost):
+def _diverged(moving, schedule, lost, first):
     particles = moving.particles(lost.state)
     number = schedule.accepted + schedule.rejected + 1
     size = float(np.abs(particles).max())
+    bound = _stability(moving, schedule, lost, first) or "stable below 2 n over the largest eigenvalue of K"
     return DivergenceError(
         f"the flow left the finite numbers at step {number}, after t = {lost.time:g}, where the largest parameter was "
-        f"{size:.3g}; use a smaller dt (stable below 2 n over the largest eigenvalue of K), an adaptive scheme, or "
-        f"check the activation. The last good state is in the error's `state`.",
+        f"{size:.3g}; use a smaller dt ({bound}), an adaptive scheme, or check the activation. The last good state is "
+        f"in the error's `state`.",
         step=number,
         time=lost.time,
         state=particles,
     )
+
+
+def _stability(moving, schedule, lost, first):
+    """What linear stability at the start says of a fixed step: dt eig_max(P^1/2 K P^1/2) < `Tableau.stable_below`.
+
+    Not of the last good state, which is mostly so far out that its kernel says nothing. None where it says nothing at
+    all: for another loss than the square, whose u = y - F obeys du/dt = -K P u, with momentum, batches, a ridge or a
+    population, and for a kernel that takes more than seconds.
+    """
+    n, problem = len(moving.problem.inputs), moving.problem
+    plain = type(moving) in (DataField, CoupledField) and problem.loss == losses.squared and not moving.ridge
+    if not (plain and isinstance(schedule, FixedSteps) and lost.h):
+        return None
+    if n > _MOST_INPUTS or n * n * moving.n_particles > _MOST_PRODUCTS:
+        return None
+    try:
+        with np.errstate(all="ignore"):
+            kernel = first.kernel
+    except InputError:  # no memory for it
+        return None
+    if not np.isfinite(kernel).all() or not (fastest := tangent.fastest(kernel, problem.weights)) > 0.0:
+        return None
+    what = "eig_max(K)/n" if np.ptp(problem.weights) == 0.0 else "eig_max(P^1/2 K P^1/2)"
+    below = schedule.tableau.stable_below / fastest
+    grown = "" if lost.h > below else "; K may have grown since"
+    return f"dt = {lost.h:g}; at t = 0 {what} = {fastest:.4g}, stable below {below:.4g}{grown}"

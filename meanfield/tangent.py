@@ -7,6 +7,7 @@ Without alpha: f moves by dF/dt = K P u in flow time (docs/notation).
 """
 
 import numpy as np
+from scipy.linalg import eigvalsh
 from scipy.spatial.distance import cdist
 
 from . import _checks, _memory, engines
@@ -105,6 +106,17 @@ def drift(now: np.ndarray, start: np.ndarray) -> float:
     if size == 0:
         raise InputError("the kernel at the start is zero, so a drift relative to it has no meaning.")
     return float(np.linalg.norm(now - start) / size)
+
+
+def fastest(kernel: np.ndarray, weights: np.ndarray) -> float:
+    """eig_max(P^1/2 K P^1/2), P = diag(p): the rate at which the fastest part of a residual decays, dr/dt = -K P r.
+
+    eig_max(K) / n for equal weights. An explicit scheme is stable below `Tableau.stable_below` over it: 2 over it for
+    Euler's. Per unit of flow time; cost O(n^3).
+    """
+    root = np.sqrt(weights)
+    scaled, last = root[:, None] * kernel * root, len(kernel) - 1
+    return float(eigvalsh(scaled, subset_by_index=(last, last))[0])
 
 
 def _points(network, inputs, other, *, particles=None, law=None):

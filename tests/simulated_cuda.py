@@ -15,6 +15,7 @@ from meanfield import engines
 from meanfield.activations import ACTIVATIONS
 from meanfield.engines import cpu, cuda, cuda_device, cuda_gemm, cuda_loops, cuda_rates, reference
 from meanfield.errors import InputError
+from meanfield.integrators import Geiger
 from meanfield.overlaps import OVERLAPS
 
 TANH = ACTIVATIONS["tanh"]
@@ -268,6 +269,21 @@ def test_the_benchmark_of_a_device():
     assert "device_memory_over_state" in velocity and jvp["ratio_to_velocity"] > 0
     assert found["absent"].keys() | set(velocity["skipped"]) == {"cupy"}
     assert "simulated" in found["machine"]["device"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"scheme": Geiger(gradient_change=1e-2, first=1.0)}, {"scheme": "jko", "dt": 0.2}],
+    ids=["geiger", "jko"],
+)
+def test_schemes_that_look_at_the_field(options):
+    """The same steps as on the CPU engine, to rounding by Geiger's rule and to 1e-9 by minimising movements."""
+    problem, start = mf.problems.teacher_student(dim=1, n=3, n_test=1, seed=1), mf.initial.gaussian(4, 1, seed=2)
+    device, cpu = (
+        mf.simulate(mf.Network("tanh"), problem, start, [0.15], engine=engine, **options) for engine in ("cuda", "cpu")
+    )
+    assert (device.steps, device.rejected) == (cpu.steps, cpu.rejected)
+    np.testing.assert_allclose(device.particles, cpu.particles, rtol=0, atol=1e-9)
 
 
 def test_the_limits_job():

@@ -56,6 +56,7 @@ ORDER = (
     "population",
     "batches",
     "momentum",
+    "jko",
     "integrators",
     "tangent",
     "diagnostics",

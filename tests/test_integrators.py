@@ -420,8 +420,11 @@ def test_a_flow_that_is_nan_from_the_start_is_lost_at_the_start():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"scheme": "rk5"}, r"unknown scheme 'rk5'\. Did you mean 'rk4'\? Known: bosh3, dopri5, euler, heun, rk4"),
-        ({"scheme": 4}, r"scheme is 4; needed: one of euler, heun, rk4, bosh3, dopri5 or a Tableau"),
+        (
+            {"scheme": "rk5"},
+            r"unknown scheme 'rk5'\. Did you mean 'rk4'\? Known: bosh3, dopri5, euler, geiger, heun, jko, rk4",
+        ),
+        ({"scheme": 4}, r"scheme is 4; needed: one of euler, heun, rk4, bosh3, dopri5, geiger, jko or a Tableau"),
         ({"scheme": "rk4"}, r"scheme 'rk4' has fixed steps: needed dt, or an adaptive scheme \(bosh3, dopri5\)"),
         ({"dt": 0.0}, r"dt is 0\.0; needed: a finite number above 0"),
         ({"dt": math.inf}, r"dt is inf; needed: a finite number above 0"),
