@@ -37,6 +37,20 @@ def test_readme_python_runs(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.strip()
 
 
+def test_the_page_of_dynamics_runs(capsys):
+    """docs/dynamics.md, block after block in one namespace, and what it says its numbers do."""
+    space = {}
+    for source in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "dynamics.md").read_text(), re.DOTALL):
+        exec(compile(source, "dynamics.md", "exec"), space)
+    printed = capsys.readouterr().out.splitlines()
+    assert max(float(each) for each in printed[0].split()) < 0.1
+    energies = [float(each) for each in re.findall(r"(-?\d+\.\d+) \+-", printed[1])]
+    assert energies[0] > energies[1] > energies[2]
+    assert printed[2].startswith("margin 1 ")
+    distances = [float(line.split()[1]) for line in printed if line.startswith(("64 ", "128 "))]
+    assert 3.5 < distances[0] / distances[1] < 4.5
+
+
 @pytest.mark.parametrize("command", ["pip install . && meanfield limits", "pip install -e '.[test]' && pytest"])
 def test_readme_has_the_two_commands(command):
     assert command in (ROOT / "README.md").read_text()
