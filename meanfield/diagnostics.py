@@ -99,30 +99,37 @@ def entropy(particles: np.ndarray) -> tuple[float, float]:
     Kozachenko & Leonenko (1987). The bias is of order N^(-2/D) and not in the standard error, which takes the terms
     as independent. Raises InputError where two particles are equal. Cost O(N log N).
     """
-    particles = _checks.array(particles, "particles", 2, "an array (N, D)")
+    terms = _entropy_terms(_checks.array(particles, "particles", 2, "an array (N, D)"))
+    return float(terms.mean()), float(terms.std(ddof=1) / np.sqrt(len(terms)))
+
+
+def _entropy_terms(particles):
+    """What each particle adds: their mean is the entropy."""
     number, width = particles.shape
     if number < 3:
         raise InputError(f"an entropy from {number} particles; needed: three or more.")
     distances = KDTree(particles).query(particles, k=2)[0][:, 1]
     if not distances.all():
         raise InputError("two particles are equal, so that their law has no density; needed: particles that differ.")
-    terms = width * np.log(distances)
     ball = width / 2 * np.log(np.pi) - gammaln(width / 2 + 1)
-    value = digamma(number) - digamma(1) + ball + terms.mean()
-    return float(value), float(terms.std(ddof=1) / np.sqrt(number))
+    return digamma(number) - digamma(1) + ball + width * np.log(distances)
 
 
 def free_energy(run: Any, index: int = -1, *, temperature: float, ridge: float = 0.0) -> tuple[float, float]:
     """E l / alpha^2 + (lambda / 2) mean |theta|^2 - tau H at one time of a run, H by `entropy`; its standard error.
 
     What the law goes down with noise of temperature tau; R / (2 alpha^2) is its first part for the square loss. Mei,
-    Montanari & Nguyen (arXiv 1804.06561), section 3. Needs all particles, at that time, of equal masses.
+    Montanari & Nguyen (arXiv 1804.06561), section 3. Needs all particles, at that time, of equal masses. The error is
+    that of a mean over independent particles, of what each adds: of E l its first variation (nothing for a
+    `Population`). The entropy's bias, of order N^(-2/D), is not in it.
 
     Raises InputError where the run kept something else, or on numbers that do not fit.
     """
     temperature, ridge = (
         _checks.number(each, what, least=0.0) for each, what in ((temperature, "temperature"), (ridge, "ridge"))
     )
+    if not hasattr(run, "masses") or not hasattr(run, "particles"):
+        raise InputError(f"the free energy of {type(run).__name__}; needed: a Run, from `simulate`.")
     shape, masses, problem = run.particles.shape, run.masses, run.problem
     if shape[:2] != (len(run.times), len(masses)) or not np.allclose(masses, 1.0 / len(masses), rtol=1e-12):
         raise InputError(
@@ -141,10 +148,14 @@ def free_energy(run: Any, index: int = -1, *, temperature: float, ridge: float =
         mean_loss = 0.5 * population.risk(run.network, problem, particles, masses, offset)
     else:
         mean_loss = problem.weights @ problem.loss.value(predictions, problem.targets)
-    found, error = entropy(particles)
-    squares = (particles**2).sum(axis=1)
-    value = energy(mean_loss, squares.mean(), run.network.scaling.alpha, ridge) - temperature * found
-    return float(value), float(np.hypot(temperature * error, ridge / 2 * squares.std(ddof=1) / np.sqrt(len(squares))))
+    terms, squares, alpha = _entropy_terms(particles), (particles**2).sum(axis=1), run.network.scaling.alpha
+    value = energy(mean_loss, squares.mean(), alpha, ridge) - temperature * terms.mean()
+    added = ridge / 2 * squares - temperature * terms
+    if not isinstance(problem, Population):
+        pull = problem.weights * problem.loss.pull(predictions, problem.targets)
+        units = run.network.activation.formula(particles[:, 1:] @ run.network.inputs(problem.inputs).T)[0]
+        added = added - particles[:, 0] * (units @ pull) / alpha
+    return float(value), float(added.std(ddof=1) / np.sqrt(len(added)))
 
 
 DIAGNOSTICS = {

@@ -34,8 +34,9 @@ class GaussianLaw:
     def __post_init__(self):
         _checks.count(self.dim, "dim")
         object.__setattr__(self, "mean_a", _checks.number(self.mean_a, "mean_a"))
-        least = {"above": 0.0} if self.mean_a == 0.0 else {"least": 0.0}
-        object.__setattr__(self, "sigma_a", _checks.number(self.sigma_a, "sigma_a", **least))
+        object.__setattr__(self, "sigma_a", _checks.number(self.sigma_a, "sigma_a", least=0.0))
+        if self.sigma_a == self.mean_a == 0.0:
+            raise InputError("sigma_a is 0 and mean_a too, so that f is 0 for ever; needed: one of them other than 0.")
         object.__setattr__(self, "sigma_w", _checks.number(self.sigma_w, "sigma_w", above=0.0))
 
     @property

@@ -10,7 +10,7 @@ States handed in or out are never written to again; what a flow returned is, for
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -84,10 +84,9 @@ class Geiger:
     name: ClassVar[str] = "geiger"
 
     def __post_init__(self):
-        _checks.number(self.output_change, "output_change", above=0.0)
-        _checks.number(self.gradient_change, "gradient_change", above=0.0)
-        if self.first is not None:
-            _checks.number(self.first, "first", above=0.0)
+        for field in ("output_change", "gradient_change", "first"):
+            if (value := getattr(self, field)) is not None:
+                object.__setattr__(self, field, _checks.number(value, field, above=0.0))
 
 
 @dataclass(frozen=True)
@@ -95,13 +94,16 @@ class MinimisingMovement:
     """Implicit steps that minimise energy plus distance: Jordan, Kinderlehrer & Otto (1998); see `jko`.
 
     tolerance : largest entry of theta' - theta - dt v(theta') at the minimum, over that of dt v(theta)
+
+    For smooth activations and losses: with a kink the minimum may be where the velocity jumps, and is not found.
     """
 
+    _: KW_ONLY
     tolerance: float = 1e-10
     name: ClassVar[str] = "jko"
 
     def __post_init__(self):
-        _checks.number(self.tolerance, "tolerance", above=0.0)
+        object.__setattr__(self, "tolerance", _checks.number(self.tolerance, "tolerance", above=0.0))
 
 
 Scheme = Tableau | Geiger | MinimisingMovement
@@ -147,10 +149,13 @@ class FixedSteps:
     """Steps of at most `dt`, equal between two requested times.
 
     kick : (state, h, number of the step, room) -> state, after each step: the noise of Euler and Maruyama's scheme
+    size : of the last step
     """
 
+    advice = " or dt"
+
     def __init__(self, tableau: Tableau, dt: float, max_steps: int, kick: Callable | None = None):
-        self.tableau, self.dt, self.max_steps, self.kick = tableau, dt, max_steps, kick
+        self.tableau, self.dt, self.max_steps, self.kick, self.size = tableau, dt, max_steps, kick, dt
         self.name, self.velocities = tableau.name, len(tableau.stages)
         self.accepted = self.rejected = 0
         self._first = None  # velocity at the current state, where the last step computed it
@@ -161,6 +166,7 @@ class FixedSteps:
         if end <= start:
             return state
         count, h = _division(start, end, self.dt)
+        self.size = h
         for i in range(count):
             if self.accepted >= self.max_steps:
                 raise StepLimitReached
@@ -192,6 +198,8 @@ class AdaptiveSteps:
     Hairer & Wanner, Solving ODEs II, IV.2. Where a requested time cuts a step short, the step size before it
     is tried again.
     """
+
+    advice = ", or loosen rtol and atol"
 
     def __init__(self, tableau: Tableau, rtol: float, atol: float, max_steps: int):
         self.tableau, self.rtol, self.atol, self.max_steps = tableau, rtol, atol, max_steps
@@ -257,7 +265,7 @@ class GeigerSteps:
     Cost of a step tried: a prediction and, where that has not changed too much, a velocity.
     """
 
-    name, velocities = Geiger.name, 2
+    name, velocities, advice = Geiger.name, 2, " or the bounds of Geiger's rule"
 
     def __init__(self, rule: Geiger, field: Callable[[], Any], max_steps: int):
         self.rule, self.field, self.max_steps = rule, field, max_steps
@@ -325,7 +333,7 @@ class MinimisingSteps:
     """
 
     # SciPy's: ten pairs and their like of the quasi-Newton method, or the Krylov space of the one after it.
-    name, velocities = MinimisingMovement.name, 50
+    name, velocities, advice = MinimisingMovement.name, 50, " or dt"
 
     def __init__(self, scheme: MinimisingMovement, field: Callable[[], Any], dt: float, max_steps: int):
         self.scheme, self.field, self.dt, self.max_steps = scheme, field, dt, max_steps
@@ -409,7 +417,7 @@ def stepper(
             f"scheme is {scheme!r}; needed: one of {', '.join(SCHEMES)} or a Tableau, Geiger or MinimisingMovement."
         )
     max_steps = _checks.count(max_steps, "max_steps")
-    if kick and (found.name != "euler" or dt is None):
+    if kick and (found != TABLEAUS["euler"] or dt is None):
         raise InputError(f"temperature needs scheme='euler' with dt, Euler and Maruyama's; given: {found.name!r}.")
     if not isinstance(found, Tableau):
         if field is None:

@@ -81,6 +81,7 @@ def step(field: DataField, velocity: Callable, state: tuple, tau: float, toleran
     if not (worst(found) <= target and rise(found) <= min(0.0, float(down.fun)) + slack):
         raise ConvergenceError(
             f"the minimising movement after t = {time:g} is known to {worst(down.x):.1e} in the parameters; needed "
-            f"{target:.1e}. Use a smaller dt than {tau:g}, or a larger tolerance."
+            f"{target:.1e}. Use a smaller dt than {tau:g} and a smooth activation: at a kink, as of relu, the velocity "
+            "jumps and there may be no minimum where it vanishes."
         )
     return to_state(found)

@@ -10,6 +10,8 @@ with c_i = alpha m_i a_i, and those of the teacher f*, with c_j = -b_j. The part
 Saad & Solla (1995) for erf; Mei, Montanari & Nguyen (arXiv 1804.06561), eq. (7), where V and U are these overlaps.
 """
 
+from __future__ import annotations  # so that `help` shows ArrayLike and not what it stands for
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Problems: what is to be fitted. Inputs, targets, weights, loss, and a test set to measure on."""
 
+from __future__ import annotations  # so that `help` shows ArrayLike and not what it stands for
+
 from dataclasses import dataclass
 
 import numpy as np
@@ -172,6 +174,12 @@ class TwoGaussians:
     minus: tuple[float, ...]
 
     def __post_init__(self):
+        for what in ("dims", "plus", "minus"):
+            value = getattr(self, what)
+            if not isinstance(value, tuple | list | np.ndarray):
+                raise InputError(
+                    f"{what} is {value!r}; needed: a tuple, an entry for each block, such as ({value!r},)."
+                )
         if not len(self.dims) == len(self.plus) == len(self.minus) >= 1:
             raise InputError(
                 f"dims, plus and minus have {len(self.dims)}, {len(self.plus)} and {len(self.minus)} entries; needed: "
@@ -183,19 +191,22 @@ class TwoGaussians:
             object.__setattr__(self, what, given)
 
     @classmethod
-    def isotropic(cls, dim: int = 40, delta: float = 0.4) -> "TwoGaussians":
+    def isotropic(cls, dim: int = 40, delta: float = 0.4) -> TwoGaussians:
         """x | y ~ N(0, (1 + y delta)^2 I_d), 0 < delta < 1."""
-        return cls.anisotropic(dim, dim, delta)
+        return cls._of(dim, dim, delta)
 
     @classmethod
-    def anisotropic(cls, dim: int = 320, signal_dim: int = 60, delta: float = 0.5) -> "TwoGaussians":
+    def anisotropic(cls, dim: int = 320, signal_dim: int = 60, delta: float = 0.5) -> TwoGaussians:
         """x | y ~ N(0, diag((1 + y delta)^2 on the first signal_dim coordinates, 1 on the others)), 0 < delta < 1."""
-        dim, signal_dim = _checks.count(dim, "dim"), _checks.count(signal_dim, "signal_dim")
-        delta = _checks.number(delta, "delta", above=0.0)
-        if signal_dim > dim or delta >= 1.0:
-            raise InputError(
-                f"signal_dim is {signal_dim}, dim {dim} and delta {delta:g}; needed: signal_dim <= dim, delta < 1."
-            )
+        if _checks.count(signal_dim, "signal_dim") > _checks.count(dim, "dim"):
+            raise InputError(f"signal_dim is {signal_dim} and dim {dim}; needed: signal_dim <= dim.")
+        return cls._of(dim, signal_dim, delta)
+
+    @classmethod
+    def _of(cls, dim, signal_dim, delta):
+        dim, delta = _checks.count(dim, "dim"), _checks.number(delta, "delta", above=0.0)
+        if delta >= 1.0:
+            raise InputError(f"delta is {delta:g}; needed: delta < 1, for the standard deviation 1 - delta.")
         rest = dim - signal_dim
         blocks = 2 if rest else 1
         return cls((signal_dim, rest)[:blocks], (1.0 + delta, 1.0)[:blocks], (1.0 - delta, 1.0)[:blocks])

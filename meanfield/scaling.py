@@ -92,9 +92,9 @@ class Scaling:
         factors = {"half-square": 1.0, "square": 0.5}
         native_per_flow = _checks.find(factors, str(loss), "loss of geiger")
         faster = _checks.find({"paper": False, "code": True}, str(form), "form of geiger")
-        h, dim = _checks.count(h, "h"), _checks.count(dim, "dim")
+        h, dim, alpha = _checks.count(h, "h"), _checks.count(dim, "dim"), _checks.number(alpha, "alpha", above=0.0)
         return cls(
-            math.sqrt(h) * _checks.number(alpha, "alpha", above=0.0),
+            math.sqrt(h) * alpha,
             shift="initial",
             input_scale=1.0 / math.sqrt(dim),
             time_scale=native_per_flow / alpha if faster else native_per_flow,
@@ -123,10 +123,14 @@ class Scaling:
         that `scheme="euler"` with dt = `from_native_time(1)` is his training.
         """
         d, d_star = _checks.count(d, "d"), _checks.count(d_star, "d_star")
-        for value, what in ((sigma, "sigma"), (eta_a, "eta_a"), (eta_w, "eta_w")):
+        sigma, eta_a, eta_w = (
             _checks.number(value, what, above=0.0)
-        for value, what in ((q_sigma, "q_sigma"), (q_tilde_a, "q_tilde_a"), (q_tilde_w, "q_tilde_w")):
+            for value, what in ((sigma, "sigma"), (eta_a, "eta_a"), (eta_w, "eta_w"))
+        )
+        q_sigma, q_tilde_a, q_tilde_w = (
             _checks.number(value, what)
+            for value, what in ((q_sigma, "q_sigma"), (q_tilde_a, "q_tilde_a"), (q_tilde_w, "q_tilde_w"))
+        )
         ratio = d / d_star
         try:
             s, rate_a, rate_w = sigma * ratio**q_sigma, eta_a * ratio**q_tilde_a, eta_w * ratio**q_tilde_w
@@ -166,7 +170,7 @@ class Scaling:
         alpha = N sigma_a, xi_a = 1/sigma_a^2, and a step is dt = eta sigma_a^2 N.
         """
         n_particles = _checks.count(n_particles, "n_particles")
-        sigma_a, eta = _checks.number(sigma_a, "sigma_a", above=0.0), _checks.number(eta, "eta", above=0.0)
+        sigma_a, eta = _checks.number(sigma_a, "sigma_a", above=1e-100), _checks.number(eta, "eta", above=1e-100)
         return cls(
             n_particles * sigma_a, mobility_a=1.0 / sigma_a**2, time_scale=1.0 / (eta * sigma_a**2 * n_particles)
         )
@@ -184,7 +188,7 @@ class Scaling:
             alpha = alpha_C, native time m t. "sum": alpha_C sum_i without the factor and with R itself (their a(m)),
             theta' = -grad R, alpha = m alpha_C, native time t / (m alpha_C^2).
         """
-        m, alpha = _checks.count(m, "m"), _checks.number(alpha, "alpha", above=0.0)
+        m, alpha = _checks.count(m, "m"), _checks.number(alpha, "alpha", above=1e-100)
         found = {
             "sqrt": (math.sqrt(m) * alpha, 1.0),
             "mean": (alpha, float(m)),

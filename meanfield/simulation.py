@@ -14,7 +14,7 @@ from .diagnostics import DIAGNOSTICS, Snapshot
 from .engines import Engine
 from .errors import DivergenceError, InputError, StepLimitError
 from .fields import DataField, check_temperature
-from .integrators import FixedSteps, Scheme, StateLost, StepLimitReached, stepper
+from .integrators import TABLEAUS, FixedSteps, Scheme, StateLost, StepLimitReached, stepper
 from .momentum import MomentumField
 from .network import Network
 from .population import Population, PopulationField
@@ -144,7 +144,8 @@ def simulate(
     momentum : float
         Delay tau of a flow with momentum, tau d^2 theta/dt^2 + d theta/dt = v (`momentum.MomentumField`); 0: without.
     batches : of `batches`, optional
-        Which data each step sees: discrete training, with scheme "euler" and dt. Not with momentum, and neither of
+        Which data each step sees: discrete training, with scheme "euler", and times that are multiples of dt: every
+        step is of that size, the learning rate. Not with momentum, and neither of
         these two with a `Population`; momentum not with a temperature.
 
     Returns
@@ -166,13 +167,22 @@ def simulate(
     schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps, kick=kick, field=lambda: moving)
     entries = 2 if momentum else 1  # clouds of a state
     _check_memory(network, problem, start, times, schedule, engine, dtype, record, keep, max_bytes, entries=entries)
-    if sum((isinstance(problem, Population), bool(momentum), batches is not None)) > 1 or (momentum and temperature):
-        raise InputError(
-            "momentum, batches and a Population exclude one another, and momentum excludes a temperature; given: "
-            "several."
-        )
-    if batches is not None and (schedule.name != "euler" or dt is None):
-        raise InputError(f"batches need scheme='euler' with dt; given: {schedule.name!r}.")
+    chosen = {
+        "a Population": isinstance(problem, Population), "momentum": bool(momentum), "batches": batches is not None,
+    }  # fmt: skip
+    several = [name for name, given in chosen.items() if given]
+    if len(several) > 1 or (momentum and temperature):
+        also = " and ".join(several if len(several) > 1 else [*several, "a temperature"])
+        raise InputError(f"{also} exclude one another; needed: one of them.")
+    if batches is not None:
+        if not isinstance(schedule, FixedSteps) or schedule.tableau != TABLEAUS["euler"]:
+            raise InputError(f"batches need scheme='euler' with dt; given: {schedule.name!r}.")
+        steps = _checks.times(times) / schedule.dt
+        if np.abs(steps - np.round(steps)).max() > 1e-6:
+            raise InputError(
+                f"times are no multiples of dt = {schedule.dt:g} with batches, whose steps are all of that size; "
+                "needed: multiples, e.g. dt * numpy.arange(...)."
+            )
     if momentum and schedule.name in ("geiger", "jko"):
         raise InputError(f"scheme {schedule.name!r} follows a gradient; momentum needs a Runge-Kutta scheme.")
     if isinstance(problem, Population):
@@ -328,11 +338,12 @@ def _integrate(moving: DataField, start, times, schedule, record, keep, progress
             except StepLimitReached:
                 raise StepLimitError(
                     f"{schedule.max_steps} steps were spent before t = {target:g} ({schedule.accepted} accepted, "
-                    f"{schedule.rejected} rejected); raise max_steps, loosen rtol and atol, or raise dt."
+                    f"{schedule.rejected} rejected); raise max_steps{schedule.advice}."
                 ) from None
             now = now if stopped_by else float(target)
             reached.append(now)
             snapshot = first if now == 0.0 else _snapshot(moving, state, now)
+            _check_growth(moving, schedule, snapshot, first)
             predictions.append(snapshot.predictions)
             test_predictions.append(snapshot.test_predictions)
             residuals.append(moving.residual(state, snapshot.predictions))
@@ -376,27 +387,60 @@ def _diverged(moving, schedule, lost, first):
     particles = moving.particles(lost.state)
     number = schedule.accepted + schedule.rejected + 1
     size = float(np.abs(particles).max())
-    bound = _stability(moving, schedule, lost, first) or "stable below 2 n over the largest eigenvalue of K"
     return DivergenceError(
         f"the flow left the finite numbers at step {number}, after t = {lost.time:g}, where the largest parameter was "
-        f"{size:.3g}; use a smaller dt ({bound}), an adaptive scheme, or check the activation. The last good state is "
-        f"in the error's `state`.",
+        f"{size:.3g}; {_remedy(moving, schedule, lost.h, first)}, or check the activation. The last good state is in "
+        "the error's `state`.",
         step=number,
         time=lost.time,
         state=particles,
     )
 
 
-def _stability(moving, schedule, lost, first):
+def _remedy(moving, schedule, h, first):
+    """What to do about steps that are unstable."""
+    if not isinstance(schedule, FixedSteps):
+        return "use smaller tolerances"
+    below = f"stable below {schedule.tableau.stable_below:.4g} over the fastest rate of the dynamics"
+    return f"use a smaller dt ({_stability(moving, schedule, h, first) or below}), an adaptive scheme"
+
+
+def _is_plain(moving):
+    """Whether the residual of the field obeys du/dt = -K P u, and a ridge: the flow of the square loss on the data."""
+    return type(moving) in (DataField, CoupledField) and moving.problem.loss == losses.squared
+
+
+def _check_growth(moving, schedule, now, first):
+    """Refuse a risk that the flow cannot have: R + lambda alpha^2 int |theta|^2 never rises.
+
+    Steps that are unstable need not leave the finite numbers: units that saturate swing to and fro.
+    """
+    if not (_is_plain(moving) and isinstance(schedule, FixedSteps) and schedule.kick is None):
+        return
+    problem, weights = moving.problem, moving.problem.weights
+    before, after = (float(weights @ (problem.targets - each.predictions) ** 2) for each in (first, now))
+    squares = float(first.masses @ (first.particles**2).sum(axis=1)) if moving.ridge else 0.0
+    size = float(weights @ problem.targets**2)  # so that rounding is no growth where the fit is perfect at the start
+    if after <= 10.0 * (before + size + moving.ridge * moving.network.scaling.alpha**2 * squares):
+        return
+    raise DivergenceError(
+        f"the risk rose from {before:.3g} to {after:.3g} by t = {now.time:g}, which the flow cannot: the steps are "
+        f"unstable; {_remedy(moving, schedule, schedule.size, first)}. The particles then are in the error's `state`.",
+        step=schedule.accepted,
+        time=now.time,
+        state=now.particles,
+    )
+
+
+def _stability(moving, schedule, h, first):
     """What linear stability at the start says of a fixed step: dt eig_max(P^1/2 K P^1/2) < `Tableau.stable_below`.
 
-    Not of the last good state, which is mostly so far out that its kernel says nothing. None where it says nothing at
-    all: for another loss than the square, whose u = y - F obeys du/dt = -K P u, with momentum, batches, a ridge or a
-    population, and for a kernel that takes more than seconds.
+    With a ridge lambda is added, which bounds the fastest rate. Not of the last good state, which is mostly so far out
+    that its kernel says nothing. None where it says nothing at all: for another loss than the square, with momentum,
+    batches or a population, and for a kernel that takes more than seconds.
     """
     n, problem = len(moving.problem.inputs), moving.problem
-    plain = type(moving) in (DataField, CoupledField) and problem.loss == losses.squared and not moving.ridge
-    if not (plain and isinstance(schedule, FixedSteps) and lost.h):
+    if not (_is_plain(moving) and h):
         return None
     if n > _MOST_INPUTS or n * n * moving.n_particles > _MOST_PRODUCTS:
         return None
@@ -408,6 +452,8 @@ def _stability(moving, schedule, lost, first):
     if not np.isfinite(kernel).all() or not (fastest := tangent.fastest(kernel, problem.weights)) > 0.0:
         return None
     what = "eig_max(K)/n" if np.ptp(problem.weights) == 0.0 else "eig_max(P^1/2 K P^1/2)"
+    if moving.ridge:
+        what, fastest = f"{what} + ridge", fastest + moving.ridge
     below = schedule.tableau.stable_below / fastest
-    grown = "" if lost.h > below else "; K may have grown since"
-    return f"dt = {lost.h:g}; at t = 0 {what} = {fastest:.4g}, stable below {below:.4g}{grown}"
+    grown = "" if h > below else "; K may have grown since"
+    return f"dt = {h:g}; at t = 0 {what} = {fastest:.4g}, stable below {below:.4g}{grown}"

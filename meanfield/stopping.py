@@ -70,7 +70,15 @@ class Criterion:
 def margin(least: float = 1.0) -> Criterion:
     """y F(x) >= least at every training input, y = +-1: Geiger et al. (arXiv 1906.08034), section 2, with 1."""
     least = _checks.number(least, "least")
-    return Criterion(f"margin {least:g}", lambda look: bool((look.problem.targets * look.predictions >= least).all()))
+
+    def holds(look):
+        targets = look.problem.targets
+        if not (np.abs(targets) == 1.0).all():
+            wrong = targets[np.abs(targets) != 1.0][0]
+            raise InputError(f"stopping.margin with a target of {wrong:g}; needed: labels, +1 or -1.")
+        return bool((targets * look.predictions >= least).all())
+
+    return Criterion(f"margin {least:g}", holds)
 
 
 def risk(below: float) -> Criterion:

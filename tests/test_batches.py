@@ -54,6 +54,35 @@ def test_steps_are_those_written_out(source, engine, shift):
     assert run.steps == 40 and np.abs(run.particles[-1] - wanted).max() < 1e-12
 
 
+@pytest.mark.parametrize("kind", ["fresh", "minibatch"])
+def test_every_step_has_data_of_its_own(kind):
+    """One pass: 60 steps of 5 fresh points are 300 points; minibatches are drawn anew, each point in 7/30 of them.
+
+    Shares within five standard errors of 600 steps; a source that repeats each batch is caught.
+    """
+
+    def points(source, steps):
+        return np.array([source.take(PROBLEM, step)[0] for step in range(steps)])
+
+    if kind == "fresh":
+        source = batches.fresh(lambda rng, size: (rng.standard_normal((size, 2)), rng.standard_normal(size)), 5, seed=1)
+        assert len(np.unique(points(source, 60).reshape(-1, 2), axis=0)) == 300
+        twice = batches.Batches("twice", lambda problem, step: source.take(problem, step // 2))
+        assert len(np.unique(points(twice, 60).reshape(-1, 2), axis=0)) == 150
+    else:
+        drawn = points(batches.minibatch(7, seed=1), 600)
+        assert all(len(np.unique(each, axis=0)) == 7 for each in drawn)
+        ordered = np.sort(drawn, axis=1)
+        assert (ordered[1:] == ordered[:-1]).all(axis=(1, 2)).sum() <= 1
+        shares = [(np.abs(drawn - point).sum(axis=2).min(axis=1) == 0).mean() for point in PROBLEM.inputs]
+        assert np.abs(np.array(shares) - 7 / 30).max() < 5 * np.sqrt(7 / 30 * 23 / 30 / 600)
+
+
+def test_times_between_steps_are_refused():
+    with pytest.raises(InputError, match=r"times are no multiples of dt = 0\.125 with batches"):
+        mf.simulate(network(), PROBLEM, start(), [0.3], batches=batches.minibatch(5), **EULER)
+
+
 def test_another_seed_is_another_run():
     runs = [
         mf.simulate(network(), PROBLEM, start(), [5.0], batches=batches.minibatch(7, seed=seed), **EULER).particles

@@ -294,6 +294,7 @@ def test_tolerance_and_coupled_runs():
     with pytest.raises(InputError, match="scheme 'jko' moves particles alone"):
         mf.simulate_coupled(NETWORK, PROBLEM, START, [1.0], scheme="jko", dt=0.1)
     loose = (
-        step(0.4) - mf.simulate(NETWORK, PROBLEM, START, [0.4], scheme=MinimisingMovement(1e-2), dt=0.4).particles[0]
+        step(0.4)
+        - mf.simulate(NETWORK, PROBLEM, START, [0.4], scheme=MinimisingMovement(tolerance=1e-2), dt=0.4).particles[0]
     )
     assert 1e-9 < np.abs(loose).max() < 1e-2 * 0.4 * math.sqrt(N)

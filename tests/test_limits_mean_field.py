@@ -270,7 +270,7 @@ def test_rules_of_high_order(order):
 
 
 @pytest.mark.parametrize("alpha", [0.01, 0.1, 1.0, 10.0])
-@pytest.mark.parametrize("rule", ["gauss-hermite", lambda n_nodes: initial.gauss_hermite(GaussianLaw(1), 3)])
+@pytest.mark.parametrize("rule", ["gauss-hermite", lambda n: initial.gauss_hermite(GaussianLaw(1), n // 4)])
 def test_the_exactly_solvable_limit_by_quadrature(alpha, rule):
     """The bilinear neuron at every alpha: predictor and characteristics to 1e-8 of the closed form."""
     task, network = problems.bilinear(), Network("linear", Scaling(alpha))
@@ -298,12 +298,18 @@ def test_rules_of_one_s_own():
     own = lambda n_nodes: initial.gauss_hermite(GaussianLaw(1), int(np.sqrt(n_nodes)))  # noqa: E731
     built_in = solve(line(), "gauss-hermite", 24**2)
     given = solve(line(), own(24**2), 1)
-    np.testing.assert_allclose(given.predictions, built_in.predictions, rtol=1e-12)
+    np.testing.assert_allclose(given.predictions, built_in.predictions, rtol=1e-12, atol=1e-15)
     assert np.isnan(given.error).all() and "not known" in repr(given) and given.rule == "576 given nodes"
     refined = solve(line(), own, 16, tolerance=1e-3)
     assert refined.error.max() < 1e-3 and "of the given rule" in refined.rule
     with pytest.raises(InputError, match="cannot be refined"):
         solve(line(), own(16), 16, tolerance=1e-3)
+    pair = solve(line(), tuple(own(16)), 1)
+    np.testing.assert_array_equal(pair.predictions, solve(line(), own(16), 1).predictions)
+    with pytest.raises(InputError, match="rule gave 16 nodes for 16 and 16 for 32; needed: more"):
+        solve(line(), lambda n_nodes: own(16), 16, tolerance=1e-3)
+    with pytest.raises(InputError, match=r"mean_field got temperature 0\.1; needed: none"):
+        limits.mean_field(NETWORK, line(), LAW, TIMES, temperature=0.1, scheme="euler", dt=0.1)
     with pytest.raises(InputError, match="rule gave int; needed: a Quadrature"):
         solve(line(), lambda n_nodes: n_nodes, 16)
     with pytest.raises(InputError, match="rule is 3; needed: one of auto, sobol"):

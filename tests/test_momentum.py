@@ -73,7 +73,7 @@ def test_without_delay_it_is_the_gradient_flow():
 def test_what_does_not_fit():
     with pytest.raises(InputError, match="momentum is -1"):
         mf.simulate(NETWORK, PROBLEM, start(), [1.0], momentum=-1.0)
-    with pytest.raises(InputError, match="exclude one another, and momentum excludes"):
+    with pytest.raises(InputError, match="momentum and a temperature exclude one another"):
         mf.simulate(NETWORK, PROBLEM, start(), [1.0], momentum=1.0, temperature=0.1, scheme="euler", dt=0.1)
 
 

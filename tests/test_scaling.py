@@ -329,6 +329,45 @@ def test_mmn18():
     assert difference(ours("tanh", Scaling.mmn18(), problem, start, eps), expected) < 1e-12
 
 
+@pytest.mark.parametrize("convention", ["mean field", "ntk"])
+def test_the_two_limits_own_updates(convention):
+    """f = (1/N) sum with theta' = -N grad L, and f - f_0 with N^(-1/2) sum and theta' = -grad L, L half the square."""
+    problem, start, dt = task(), initial.gaussian(H, DIM, seed=2), 0.05
+    outer, inner, n = start[:, 0].copy(), start[:, 1:].copy(), len(problem.inputs)
+    factor, speed = (1 / H, H) if convention == "mean field" else (1 / math.sqrt(H), 1.0)
+    first = [0.0 if convention == "mean field" else tanh_net(problem, x, outer, inner, factor)
+             for x in (problem.inputs, problem.test_inputs)]  # fmt: skip
+    for _ in range(STEPS):
+        pull = (problem.targets - tanh_net(problem, problem.inputs, outer, inner, factor) + first[0]) / n
+        in_outer, in_inner = gradients(problem, outer, inner, factor, pull)
+        outer, inner = outer + dt * speed * in_outer, inner + dt * speed * in_inner
+    expected = (
+        np.c_[outer, inner],
+        *(tanh_net(problem, x, outer, inner, factor) - f_0
+          for x, f_0 in zip((problem.inputs, problem.test_inputs), first, strict=True)),
+    )  # fmt: skip
+    scaling = Scaling.mean_field() if convention == "mean field" else Scaling.ntk(H)
+    assert difference(ours("tanh", scaling, problem, start, dt), expected) < 1e-12
+    assert difference(ours("tanh", Scaling.cob19(H, 0.5), problem, start, dt), expected) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("call", "equal"),
+    [
+        (lambda: Scaling.geiger("2", 4, form="code"), lambda: Scaling.geiger(2.0, 4, form="code")),
+        (lambda: Scaling.golikov(16, 4, "-1", "1", "1"), lambda: Scaling.golikov(16, 4, -1.0, 1.0, 1.0)),
+    ],
+)
+def test_numbers_in_words(call, equal):
+    assert call() == equal()
+
+
+@pytest.mark.parametrize("call", [lambda: Scaling.raw(4, 1e-200), lambda: Scaling.cob19(4, 1e-200, form="sum")])
+def test_numbers_too_small_for_their_square(call):
+    with pytest.raises(InputError, match="needed: a finite number above 1e-100"):
+        call()
+
+
 def test_raw():
     """A = sigma_a a with one rate for both layers."""
     problem, start, sigma_a, eta = task(), initial.gaussian(H, DIM, seed=2), math.sqrt(2 / H), 0.01

@@ -32,6 +32,8 @@ from ..population import Population, check_units
 from ..problems import Problem
 from .mean_field import MeanFieldLimit, check_law
 
+_MOST_EVALUATIONS = 300_000  # some ten seconds
+
 
 @dataclass(frozen=True, eq=False)
 class SecondMoments:
@@ -105,14 +107,15 @@ def linear(
     InputError
         On another activation or loss, on what does not fit, and on tracers at a temperature.
     ConvergenceError
-        If the integrator gives up: the moments leave the floats.
+        If the integrator gives up: the moments leave the floats, or are stiff (300,000 evaluations).
 
     Cost: O(n d^2) once, O(d^2) an evaluation, O(M d^2) for each time with tracers.
     """
     at_start, carrying = _at_start(network, problem, start, masses), tracers is not None
+    temperature = check_temperature(network.scaling, temperature)
     if carrying and temperature:
         raise InputError(
-            f"tracers at temperature {temperature}, where paths are random; needed: no tracers, or `simulate`."
+            f"tracers at temperature {temperature:g}, where paths are random; needed: no tracers, or `simulate`."
         )
     tracers = network.particles(tracers, problem.dim) if carrying else np.empty((0, len(at_start)))
     solved = _solve(network, problem, at_start, times, temperature, ridge, carrying)
@@ -136,7 +139,17 @@ def _solve(network, problem, at_start, times, temperature, ridge, carrying=False
     covariance, wanted = _of_the_data(network, problem)
     wanted = wanted + scaling.offset * scaling.alpha * covariance @ at_start[0, 1:]  # the target is y + s f_0
 
-    def rates(_, flat):
+    evaluations = 0
+
+    def rates(t, flat):
+        nonlocal evaluations
+        evaluations += 1
+        if evaluations > _MOST_EVALUATIONS:
+            raise ConvergenceError(
+                f"the moments took {_MOST_EVALUATIONS:,} evaluations to t = {t:.3g} of {times[-1]:g}: rates of up to "
+                f"{np.abs(covariance).max() * np.abs(flat).max():.1e} are stiff. Use a smaller temperature, shorter "
+                "times, or a ridge."
+            )
         state = flat.reshape(-1, width, width)
         pull = (wanted - scaling.alpha * covariance @ state[0, 0, 1:]) / scaling.alpha
         moved = _driven(pull, scaling, state) - decay * state
@@ -208,7 +221,11 @@ def bilinear_angle(times, alpha: float = 1.0, beta: float = 1.0) -> np.ndarray:
     v_+- = b +- sqrt(b^2 + 1), b = beta / alpha. Relative error about 1e-15.
     """
     alpha, beta = _checks.number(alpha, "alpha", above=0.0), _checks.number(beta, "beta")
-    times = np.asarray(times, dtype=np.float64)
+    times = np.atleast_1d(_checks.array(np.atleast_1d(times), "times", 1, "flow times of at least 0")).reshape(
+        np.shape(times)
+    )
+    if (times < 0).any():
+        raise InputError(f"times go down to {times.min():g}; needed: flow times of at least 0.")
     b = abs(beta) / alpha  # s is odd in beta
     root = np.hypot(b, 1.0)
     low = -1.0 / (b + root)

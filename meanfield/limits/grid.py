@@ -321,7 +321,10 @@ class _Field:
         in_a, in_w = (
             self._heat(number, self.temperature * t / h**2) for number, h in zip(mass.shape, self.widths, strict=True)
         )
-        return in_a @ mass @ in_w.T
+        moved = in_a @ mass @ in_w.T
+        return moved * (
+            mass.sum() / moved.sum()
+        )  # of columns that sum to one only rounding is left, which would add up
 
     def euler(self, mass, drift, size):
         """One explicit step: what leaves a cell through a face is what the next one gets."""

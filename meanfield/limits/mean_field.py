@@ -91,7 +91,7 @@ def mean_field(
         Double the nodes until the error estimate is below it.
     max_nodes : int
         Where the doubling stops.
-    options : for `simulate`: scheme, rtol, atol, engine, dtype, max_steps, progress
+    options : for `simulate`: scheme, rtol, atol, dt, engine, dtype, max_steps, max_bytes, ridge, momentum, progress
 
     Raises
     ------
@@ -110,11 +110,16 @@ def mean_field(
             f"mean_field does not take {', '.join(own)}: it sets keep, masses and record itself, and two rules must "
             "run alike. Use `simulate` on a quadrature rule instead."
         )
+    if options.get("temperature"):
+        raise InputError(
+            f"mean_field got temperature {options['temperature']!r}; needed: none, nodes of a rule follow no noise. "
+            "Use limits.grid (one input dimension), limits.exact.linear, or `simulate` with many particles."
+        )
     build = _builder(network, problem, law, rule)
     n_nodes, max_nodes = _checks.count(n_nodes, "n_nodes"), _checks.count(max_nodes, "max_nodes")
     if tolerance is not None:
         tolerance = _checks.number(tolerance, "tolerance", above=0.0)
-        if isinstance(rule, Quadrature):
+        if isinstance(rule, tuple):
             raise InputError("a given Quadrature cannot be refined to a tolerance; needed: a function of n_nodes.")
     while True:
         main, check, words = build(law, n_nodes, _checks.count(seed, "seed", least=0))
@@ -140,8 +145,9 @@ def mean_field(
 
 def _builder(network, problem, law, rule) -> Callable[..., Any]:
     """What makes (rule, its check or None, words) from (law, n_nodes, seed)."""
-    if isinstance(rule, Quadrature):
-        return lambda law, n_nodes, seed: (rule, None, f"{len(rule.masses)} given nodes")
+    if isinstance(rule, tuple):
+        given = _quadrature(rule)
+        return lambda law, n_nodes, seed: (given, None, f"{len(given.masses)} given nodes")
     if callable(rule):
         return lambda law, n_nodes, seed: _own(rule, n_nodes)
     check_law(network, problem, law)
@@ -167,7 +173,10 @@ def check_law(network: Network, problem: Problem, law: GaussianLaw | None) -> No
     seen = network.seen(problem.dim)
     if not isinstance(law, GaussianLaw) or law.dim != seen:
         words = "the inputs' dimension and one for the bias" if network.bias else "the inputs' dimension"
-        raise InputError(f"law is {law!r}; needed: a GaussianLaw of dim {seen}, {words}.")
+        given = f"an array {law.shape}" if isinstance(law, np.ndarray) else repr(law)
+        raise InputError(
+            f"law is {given}; needed: a GaussianLaw of dim {seen}, {words}. (limits.mean_field takes others as rule=.)"
+        )
 
 
 def _carry(network, problem, quadrature: Quadrature, times, tracers, options) -> Run:
@@ -191,14 +200,23 @@ def _paired_sobol(law, n_nodes, seed):
     return *both, f"{power} paired Sobol nodes"
 
 
+def _quadrature(given):
+    if not isinstance(given, tuple) or len(given) != 2:
+        raise InputError(f"rule gave {type(given).__name__}; needed: a Quadrature, nodes (M, 1 + d), masses (M,).")
+    nodes = _checks.particles(given[0])
+    return Quadrature(nodes, _checks.masses(given[1], len(nodes), "masses of the rule"))
+
+
 def _own(rule, n_nodes):
     """A user's rule, and its check with twice the nodes."""
     found = []
     for number in (n_nodes, 2 * n_nodes):
-        given = rule(number)
-        if not isinstance(given, tuple) or len(given) != 2:
-            raise InputError(f"rule gave {type(given).__name__}; needed: a Quadrature, nodes (M, 1 + d), masses (M,).")
-        found.append(Quadrature(*given))
+        found.append(_quadrature(rule(number)))
+    if len(found[0].masses) >= len(found[1].masses):
+        raise InputError(
+            f"rule gave {len(found[0].masses)} nodes for {n_nodes} and {len(found[1].masses)} for {2 * n_nodes}; "
+            "needed: more, for the error is their difference. Give the Quadrature itself, whose error is not known."
+        )
     return *found, f"{len(found[0].masses)} nodes of the given rule"
 
 

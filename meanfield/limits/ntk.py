@@ -32,6 +32,16 @@ class NTKLimit:
     kernel: np.ndarray
     eigenvalues: np.ndarray
 
+    @property
+    def predictions(self) -> np.ndarray:
+        """F at the training inputs, (T, n)."""
+        return self.problem.targets - self.residuals
+
+    @property
+    def test_predictions(self) -> np.ndarray:
+        """F at the test inputs, (T, m)."""
+        return self.problem.test_targets - self.test_residuals
+
     def __repr__(self) -> str:
         return (
             f"NTKLimit({self.problem.name!r}, {self.network.activation.name}, t=0..{self.times[-1]:g}, "

@@ -9,7 +9,8 @@ omega_b the first coordinates of independent uniform points on the unit spheres.
 
     da/dt = (xi_a/alpha) E[u h],   dr_b/dt = (xi_w/alpha) a E[u |x_b| dh/dt_b],   u = -dl/dF(F(x), y)
 
-Mei, Montanari & Nguyen (arXiv 1804.06561), section 3, who let d go to infinity in h; here d is what it is.
+and a weight that reaches r_b = 0 (a unit with a kink at 0 may push it there) stays: by symmetry nothing pulls it in any
+direction. Mei, Montanari & Nguyen (arXiv 1804.06561), section 3, who let d go to infinity in h; here d is what it is.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,20 +23,23 @@ import numpy as np
 from numpy.polynomial.legendre import leggauss
 from scipy.special import betainc, gammaln, roots_genlaguerre, roots_hermitenorm, roots_jacobi
 from scipy.stats import chi
+from tqdm.auto import tqdm
 
-from .. import _checks
+from .. import _checks, _memory
 from ..activations import ACTIVATIONS, Activation, PiecewiseLinear
 from ..engines import host
 from ..errors import ConvergenceError, InputError
 from ..initial import GaussianLaw
 from ..integrators import StateLost, StepLimitReached, stepper
-from ..losses import LOSSES
+from ..losses import LOSSES, Loss
 from ..network import Network
 from ..problems import TwoGaussians
 
 _PANEL = 8  # Gauss points on a piece of the radii's law
 _TAIL = 1e-15  # of the radii's law, left out on either side
-_LEAST_ANGLES = 12  # fewer, and a kink of the units is one of h; the flow would slide along it
+_LEAST_ANGLES = (
+    4  # and the rule's half, to 8; with fewer, and a kink of the units is one of h; the flow would slide along it
+)
 _ENTRIES = 2**21  # of the arrays over (particles, radii of x, angles) formed at a time
 
 
@@ -90,6 +94,7 @@ def radial(
     rtol: float = 1e-10,
     atol: float = 1e-12,
     max_steps: int = 100_000,
+    progress: bool = False,
 ) -> RadialLimit:
     """Solve the reduced distributional dynamics of `TwoGaussians` along its characteristics.
 
@@ -104,13 +109,16 @@ def radial(
     times : increasing flow times (twice the time of Mei, Montanari & Nguyen)
     loss : of `losses`
     n_nodes : int
-        Nodes of the law of each radius: pieces of eight Gauss points each, for the flow grows steep between units that
-        escape and units that stay. Default 96, or 16 with two blocks. The other rules have half as many.
+        Nodes of the law of each radius, rounded up to a multiple of 16: pieces of eight Gauss points each, for the flow
+        grows steep between units that escape and units that stay. Default 96, or 16 with two blocks. Radii of x have
+        half as many nodes, a a quarter, an angle half but 12 at least.
     tolerance : float, optional
         Double the nodes until the error of the risk is below it.
     max_nodes : int
         Where the doubling stops.
     rtol, atol, max_steps : of dopri5
+    progress : bool
+        A bar on standard error, if that is a terminal; it begins again with every doubling.
 
     Raises
     ------
@@ -122,8 +130,9 @@ def radial(
     Rules: radii of w composite Gauss and Legendre, radii of x Gauss and Laguerre, a Gauss and Hermite, angles in closed
     form (piecewise linear units and relu, one block) or Gauss and Jacobi.
 
-    Cost: with one block about n_nodes^2 values of h for each velocity, seconds in all; with two blocks n_nodes^4 / 2,
-    each a sum over 12 angles or more (12^2 where h has no closed form): a minute by default, for a = 1.
+    Cost: a velocity takes M n values of h, M nodes of the law (n_nodes, squared with two blocks, times n_nodes / 4
+    where sigma_a is not 0) and n radii of x (n_nodes, or n_nodes^2 / 2 with two blocks). With one block and a closed
+    form a value is two incomplete beta functions, seconds in all; else a sum over all angles. Two blocks: minutes.
     """
     times = _checks.times(times)
     _checks.instance(network, Network, "network", "a Network, e.g. Network('erf')")
@@ -135,13 +144,15 @@ def radial(
     blocks = len(data.dims)
     if blocks > 2 or min(data.dims) < 2:
         raise InputError(f"data has blocks of dimensions {data.dims}; needed: one or two, each of two or more.")
-    n_nodes = _checks.count(n_nodes or (96 if blocks == 1 else 16), "n_nodes", least=_PANEL)
+    n_nodes = _checks.count((96 if blocks == 1 else 16) if n_nodes is None else n_nodes, "n_nodes")
+    n_nodes = 2 * _PANEL * -(-n_nodes // (2 * _PANEL))
     max_nodes = _checks.count(max_nodes, "max_nodes")
     if tolerance is not None:
         tolerance = _checks.number(tolerance, "tolerance", above=0.0)
     found = _checks.find(LOSSES, loss, "loss")
-    solve = partial(_solve, network, data, law, found, times, rtol, atol, max_steps)
-    coarse = solve(max(2, n_nodes // 2))
+    _checks.instance(found, Loss, "loss", f"one of {', '.join(LOSSES)} or a losses.Loss")
+    solve = partial(_solve, network, data, law, found, times, rtol, atol, max_steps, progress)
+    coarse = solve(n_nodes // 2)
     while True:
         rules, particles, risks = solve(n_nodes)
         error = np.abs(risks - coarse[2])
@@ -156,19 +167,26 @@ def radial(
     return RadialLimit(network, data, times, risks, particles, rules.masses, error, n_nodes, rules)
 
 
-def _solve(network, data, law, loss, times, rtol, atol, max_steps, n_nodes):
+def _solve(network, data, law, loss, times, rtol, atol, max_steps, progress, n_nodes):
     rules = _Rules(network, data, law, loss, n_nodes)
     schedule = stepper("dopri5", dt=None, rtol=rtol, atol=atol, max_steps=max_steps)
     state, now, kept = (rules.nodes,), 0.0, []
+    bar = tqdm(total=float(times[-1]), unit="t", disable=None if progress else True, leave=False)
+
+    def on_step(at, _):
+        bar.update(at - bar.n)
+
     for time in times:
         try:
-            state = schedule.advance(rules.velocity, (host,), state, now, time)
+            state = schedule.advance(rules.velocity, (host,), state, now, time, on_step)
         except (StateLost, StepLimitReached):
             raise ConvergenceError(
-                f"the radial limit was not integrated to t = {time:g} within {max_steps} steps of finite numbers."
+                f"the radial limit was not integrated to t = {time:g} within {max_steps} steps of finite numbers; "
+                "raise max_steps, or loosen rtol and atol."
             ) from None
         now = time
-        kept.append(state[0])
+        kept.append(np.column_stack([state[0][:, 0], np.maximum(state[0][:, 1:], 0.0)]))
+    bar.close()
     risks = [rules.risk(particles) for particles in kept]
     return rules, np.array(kept), np.array(risks)
 
@@ -178,9 +196,13 @@ class _Rules:
 
     def __init__(self, network, data, law, loss, n_nodes):
         self.network, self.loss = network, loss
-        half = max(2, n_nodes // 2)
-        self.profile = _profile(network.activation, data.dims, max(_LEAST_ANGLES, half))
-        axes = [_heights(law, max(4, n_nodes // 4))] + [_radii(each, law.sigma_w, n_nodes) for each in data.dims]
+        half = n_nodes // 2
+        # Half as many nodes must be fewer of every kind, for the error is the difference; from 32 nodes on half it is.
+        self.profile = _profile(network.activation, data.dims, max(_LEAST_ANGLES + min(half, 8), half))
+        axes = [_heights(law, max(2, n_nodes // 4))] + [_radii(each, law.sigma_w, n_nodes) for each in data.dims]
+        size = np.prod([len(points) for points, _ in axes]) * 2 * half ** len(data.dims)
+        needed = {"values of h": 8 * (1 + len(data.dims)) * size, "at a time": 8 * 8 * _ENTRIES}
+        _memory.check(needed, f"a radial limit of {n_nodes} nodes to a radius", "Use fewer n_nodes", adjustable=False)
         self.nodes, self.masses = _tensor(axes)
         inputs = [_tensor([_chi(each, half, s) for each, s in zip(data.dims, scales, strict=True)])
                   for scales in (data.plus, data.minus)]  # fmt: skip
@@ -216,13 +238,15 @@ class _Rules:
         for rows, (values, slopes) in zip(blocks, parts, strict=True):
             moved[rows, 0] = scaling.mobility_a * (values @ pull)
             for block, slope in enumerate(slopes):
-                moved[rows, 1 + block] = scaling.mobility_w * particles[rows, 0] * (slope @ (pull * seen[:, block]))
+                speed = scaling.mobility_w * particles[rows, 0] * (slope @ (pull * seen[:, block]))
+                moved[rows, 1 + block] = np.where(particles[rows, 1 + block] > 0.0, speed, 0.0)
         return (moved,)
 
     def _arguments(self, particles, radii):
         """t_b = r_b |x_b|, each (rows, n)."""
         seen = self.network.scaling.input_scale * radii
-        return [np.multiply.outer(particles[:, 1 + block], seen[:, block]) for block in range(radii.shape[1])]
+        radii_w = np.maximum(particles[:, 1:], 0.0)  # a step may end below 0 by its tolerance
+        return [np.multiply.outer(radii_w[:, block], seen[:, block]) for block in range(radii.shape[1])]
 
 
 def _blocks(rows, width):
