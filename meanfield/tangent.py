@@ -143,7 +143,7 @@ def _of_law(activation, mobilities, law, seen, other):
     return mobilities[0] * values + mobilities[1] * law.second_moment_a * slopes * (seen @ other.T)
 
 
-_BLOCK_ENTRIES = 2**21  # of a law's kernel at once: its temporaries take 128 MiB
+_BLOCK_ENTRIES = 2**21  # of a law's kernel at once: with its temporaries 160 MiB
 
 
 def operator(
@@ -179,31 +179,36 @@ def operator(
     of `infinite`, with blocks of 2^21 entries.
     """
     _checks.instance(network, Network, "network", "a Network, e.g. Network('erf')")
-    activation, mobilities = network.activation, _mobilities(network.scaling, layer)
-    if isinstance(law_or_particles, GaussianLaw):
-        law = law_or_particles
-        left, right, _ = _points(network, inputs, other, law=law)
-        shape = len(left), len(right)
+    of = _product_of_law if isinstance(law_or_particles, GaussianLaw) else _product_of_particles
+    return of(network, law_or_particles, inputs, other, masses, _mobilities(network.scaling, layer), engine)
 
-        def product(left, right, weights):
-            rows = max(1, _BLOCK_ENTRIES // len(right))
-            blocks = (left[at : at + rows] for at in range(0, len(left), rows))
-            return np.concatenate([_of_law(activation, mobilities, law, each, right) @ weights for each in blocks])
-    else:
-        seen, seen_other, particles = _points(network, inputs, other, particles=law_or_particles)
-        shape = len(seen), len(seen_other)
-        engine = engines.find(engine)
-        cloud = engine.pack(particles, "float64")
-        masses = engine.pack_masses(_checks.masses(masses, len(particles), "masses"), "float64")
-        left = engine.pack_inputs(seen, "float64")
-        right = left if seen_other is seen else engine.pack_inputs(seen_other, "float64")
 
-        def product(left, right, weights):
-            moved = engine.vjp(activation, cloud, right, np.ravel(weights), mobilities)
-            sums = engine.jvp(activation, cloud, moved, masses, left)
-            return np.array(engine.unpack_vector(engine.vector(sums)))
+def _product_of_law(network, law, inputs, other, masses, mobilities, engine):
+    left, right, _ = _points(network, inputs, other, law=law)
 
-    return _Operator(shape, partial(product, left, right), partial(product, right, left))
+    def product(left, right, weights):
+        rows = max(1, _BLOCK_ENTRIES // len(right))
+        blocks = (left[at : at + rows] for at in range(0, len(left), rows))
+        products = [_of_law(network.activation, mobilities, law, each, right) @ weights for each in blocks]
+        return np.concatenate(products)
+
+    return _Operator((len(left), len(right)), partial(product, left, right), partial(product, right, left))
+
+
+def _product_of_particles(network, particles, inputs, other, masses, mobilities, engine):
+    seen, seen_other, particles = _points(network, inputs, other, particles=particles)
+    engine = engines.find(engine)
+    cloud = engine.pack(particles, "float64")
+    masses = engine.pack_masses(_checks.masses(masses, len(particles), "masses"), "float64")
+    left = engine.pack_inputs(seen, "float64")
+    right = left if seen_other is seen else engine.pack_inputs(seen_other, "float64")
+
+    def product(left, right, weights):
+        moved = engine.vjp(network.activation, cloud, right, np.ravel(weights), mobilities)
+        sums = engine.jvp(network.activation, cloud, moved, masses, left)
+        return np.array(engine.unpack_vector(engine.vector(sums)))
+
+    return _Operator((len(seen), len(seen_other)), partial(product, left, right), partial(product, right, left))
 
 
 class _Operator(LinearOperator):
