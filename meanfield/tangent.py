@@ -195,7 +195,7 @@ def _product_of_law(network, law, inputs, other, masses, mobilities, engine):
     return _Operator((len(left), len(right)), partial(product, left, right), partial(product, right, left))
 
 
-def _product_of_particles(network, particles, inputs, other, masses, mobilities, engine):
+def _product_of_particles(network, particles: np.ndarray, inputs, other, masses, mobilities, engine):
     seen, seen_other, particles = _points(network, inputs, other, particles=particles)
     engine = engines.find(engine)
     cloud = engine.pack(particles, "float64")

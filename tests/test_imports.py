@@ -64,6 +64,7 @@ ORDER = (
     "diagnostics",
     "simulation",
     "trajectories.arrays",
+    "trajectories.kernels",
     "trajectories",
     "transport",
     "fit",
