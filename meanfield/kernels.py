@@ -181,7 +181,7 @@ def classify(
         raise InputError(f"labels have shape {labels.shape}; needed: {(len(kernel),)}, one for each training input.")
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
-        raise InputError(f"labels are all {classes[0]!r}; needed: two classes or more.")
+        raise InputError(f"labels are all {classes[0]}; needed: two classes or more.")
     fitted = regression(kernel, np.eye(len(classes))[numbers], ridge=ridge, cross=cross)
     told, again = (classes[each.argmax(axis=1)] for each in (fitted.test_predictions, fitted.predictions))
     accuracy = float("nan")

@@ -176,7 +176,7 @@ def operator(
         If shapes do not fit.
 
     Cost of a product: 4 N (n + n') d flops and as many activations as N (n + n'), O((N + n) d) memory; of a law's that
-    of `infinite`, with blocks of 2^21 entries.
+    of `infinite`, with blocks of 2^21 entries: slow where a series is needed.
     """
     _checks.instance(network, Network, "network", "a Network, e.g. Network('erf')")
     of = _product_of_law if isinstance(law_or_particles, GaussianLaw) else _product_of_particles

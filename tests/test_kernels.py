@@ -65,7 +65,7 @@ def test_regression_is_a_minimum():
 
 
 def test_points_of_weight_zero_are_not_there():
-    """With a ridge and without: the same predictions as of the other points alone, to 1e-11; no coefficient of theirs."""
+    """With a ridge and without: the same predictions as of the others alone, to 1e-11; no coefficient."""
     weights = np.r_[np.ones(9), np.zeros(3)]
     for ridge in (0.0, 0.1):
         whole = kernels.regression(KERNEL, TARGETS, ridge=ridge, cross=CROSS, weights=weights)
@@ -165,7 +165,7 @@ def fashion_accuracy(shuffled=False):
 
 
 def test_fashion_mnist_from_three_hundred_images():
-    """The protocol of the report's section 6: above 10 % by over 30 standard errors, below 100 %; shuffled labels are not.
+    """The protocol of the report's section 6: 30 standard errors above 10 %; shuffled labels are not.
 
     A share of 1,000 has the standard error sqrt(q (1 - q) / 1000): 0.0095 at chance.
     """
@@ -192,7 +192,7 @@ def test_decay_is_the_risk_of_the_exponential():
 
 
 def test_the_envelope_is_never_crossed():
-    """R(t) <= R(0) e^(-2 eig_min t / n) (F37), equal at t = 0 and for targets along the slowest mode; 1 % steeper is not."""
+    """R(t) <= R(0) e^(-2 eig_min t / n) (F37), equal at t = 0 and for the slowest mode; 1 % steeper is not."""
     times = np.linspace(0.0, 2000.0, 41)
     value, bound = (each(KERNEL, TARGETS[:, 0], times) for each in (kernels.decay, kernels.envelope))
     assert (value <= bound * (1 + 1e-12)).all() and bound[0] == pytest.approx(value[0], rel=1e-13)
@@ -255,7 +255,7 @@ def test_lanczos_is_the_exponential():
     assert lanczos_error(matrix, start, TIMES, lambda vector: 1.0001 * (matrix @ vector))[0] > 1e-7
 
 
-@pytest.mark.parametrize("tolerance", [1e-3, 1e-6, 1e-9])
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-5, 1e-7])
 def test_the_error_estimate_of_lanczos_is_a_bound(tolerance):
     """Looser tolerances take fewer vectors and are kept; half the vectors are not enough."""
     matrix, start = spread(300), np.random.default_rng(1).standard_normal(300)
