@@ -179,11 +179,13 @@ def operator(
     of `infinite`, with blocks of 2^21 entries: slow where a series is needed.
     """
     _checks.instance(network, Network, "network", "a Network, e.g. Network('erf')")
-    of = _product_of_law if isinstance(law_or_particles, GaussianLaw) else _product_of_particles
-    return of(network, law_or_particles, inputs, other, masses, _mobilities(network.scaling, layer), engine)
+    mobilities = _mobilities(network.scaling, layer)
+    if isinstance(law_or_particles, GaussianLaw):
+        return _product_of_law(network, law_or_particles, inputs, other, mobilities)
+    return _product_of_particles(network, law_or_particles, inputs, other, masses, mobilities, engine)
 
 
-def _product_of_law(network, law, inputs, other, masses, mobilities, engine):
+def _product_of_law(network, law, inputs, other, mobilities):
     left, right, _ = _points(network, inputs, other, law=law)
 
     def product(left, right, weights):

@@ -88,13 +88,13 @@ def kernels_of(network, task, start, masses=None):
 
 
 def test_one_point_by_lambert():
-    """Logistic loss at one point, K = k: F + e^F = 1 + k t, F = 1 + k t - W(e^(1 + k t)): to 1e-6; k 1 % off is seen."""
+    """Logistic loss at one point, K = k: F + e^F = 1 + k t, F = 1 + k t - W(e^(1 + k t)): to 1e-8; another k is not."""
     task = Problem([[1.0, 0.0]], [1.0], loss="logistic")
     rate = tangent.infinite(Network("erf"), LAW, task.inputs)[0, 0]
     solved = limits.frozen(Network("erf"), task, LAW, TIMES)
     for factor, agrees in ((1.0, True), (1.01, False)):
         exact = 1.0 + factor * rate * TIMES - lambertw(np.exp(1.0 + factor * rate * TIMES)).real
-        assert (np.abs(solved.predictions[:, 0] - exact).max() < 1e-6) is agrees
+        assert bool(np.abs(solved.predictions[:, 0] - exact).max() < 1e-8) is agrees
 
 
 def test_the_integrator_agrees_with_the_closed_form():
@@ -108,7 +108,7 @@ def test_the_integrator_agrees_with_the_closed_form():
 
 @pytest.mark.parametrize("at", [1, -1], ids=["during", "end"])
 def test_the_kernel_of_any_time_of_a_run(at):
-    """F20: the kernel of `run.particles[k]`, from F_0 of the start: F_0 + y's exponential with that kernel, to 1e-11."""
+    """F20: the kernel of `run.particles[k]`, from F_0 of the start: the exponential with that kernel, to 1e-11."""
     network, task = Network("tanh", Scaling(alpha=0.3)), problem(weights=WEIGHTS)
     run = simulate(network, task, CLOUD, [0.0, 1.0, 10.0], masses=MASSES, engine="reference")
     train, cross = kernels_of(network, task, run.particles[at], MASSES)
@@ -180,7 +180,7 @@ def test_krylov_with_other_masses_is_caught():
 
 def test_a_pull_that_jumps_is_said():
     """The hinge loss slides along its kink, where no step is small enough: an error with what to do, no number."""
-    with pytest.raises(StepLimitError, match=r"2000 evaluations were spent on the loss 'hinge' .* losses.soft_hinge"):
+    with pytest.raises(StepLimitError, match=r"2000 evaluations were spent on the loss 'hinge' .*losses.soft_hinge"):
         limits.frozen(Network("relu"), problem("hinge"), LAW, [1000.0], max_evaluations=2000)
 
 
@@ -207,7 +207,7 @@ TASK, NETWORK = problem(), Network("erf")
         (lambda: limits.frozen(NETWORK, TASK, LAW, TIMES, at=np.zeros((3, 2))), "particles have 2 columns"),
         (
             lambda: limits.frozen(NETWORK, TASK, LAW, TIMES, max_bytes=1000),
-            r"frozen-kernel flow of 8 inputs needs .*kernel 512 B.*more than 1000 B, max_bytes. Use fewer inputs, or met",
+            r"frozen-kernel flow of 8 inputs needs .*kernel 512 B.*more than 1000 B, max_bytes. Use fewer inputs",
         ),
         (
             lambda: limits.frozen(NETWORK, Problem(np.zeros((400_000, 2)), np.zeros(400_000)), LAW, TIMES),

@@ -1,5 +1,6 @@
 """A tree of named arrays as a plain HDF5 file: groups, datasets, attributes, nothing else."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def _sizes(group: h5py.Group, path: Path) -> dict[str, float]:
         if isinstance(entry, h5py.Group):
             sizes |= _sizes(entry, path)
         elif isinstance(entry, h5py.Dataset) and entry.dtype.kind in "biuf" and entry.shape is not None:
-            sizes[entry.name] = float(entry.size) * entry.dtype.itemsize
+            sizes[entry.name] = float(math.prod(entry.shape) * entry.dtype.itemsize)
         else:
             raise InputError(f"{path} holds {name!r}, which is neither a group nor an array of numbers.")
     return sizes
