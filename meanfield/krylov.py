@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.linalg import eigh_tridiagonal
 
-from .errors import ConvergenceError
+from .errors import ConvergenceError, InputError
 
 
 def reached(rates: np.ndarray, times: np.ndarray) -> np.ndarray:
@@ -42,6 +42,8 @@ def lanczos(
 
     Raises
     ------
+    InputError
+        If S shows an eigenvalue below -1e-8 of the largest.
     ConvergenceError
         If `most` vectors do not suffice; with what they reach.
 
@@ -66,6 +68,8 @@ def lanczos(
         spanned = following <= 1e-14 * max(map(abs, [*diagonal, *beside]), default=0.0) or size == len(start)
         if spanned or size == most or size % 8 == 0:
             ritz, vectors = eigh_tridiagonal(diagonal, beside)
+            if ritz[0] < -1e-8 * abs(ritz[-1]):  # S has an eigenvalue at least as far below 0
+                raise InputError(f"S has an eigenvalue of {ritz[0]:.3e} or below; needed: none negative.")
             coordinates = (reached(np.maximum(ritz, 0.0), times) * vectors[0]) @ vectors.T  # (T, k)
             missed = 0.0 if spanned else 2.0 * following * float(np.abs(coordinates[-1, -1]))
             if missed <= tolerance:

@@ -351,6 +351,7 @@ Y = TARGETS[:, 0]
         (lambda: kernels.classify(KERNEL, np.zeros(12), CROSS), "labels are all 0.0; needed: two classes or more"),
         (lambda: kernels.classify(KERNEL, Y[:4], CROSS), r"labels have shape \(4,\); needed: \(12,\)"),
         (lambda: kernels.classify(KERNEL, Y > 0, CROSS, Y), r"test_labels have shape \(12,\); needed: \(5,\)"),
+        (lambda: krylov.lanczos(lambda v: np.array([1.0, -2.0]) * v, np.ones(2), TIMES), "S has an eigenvalue of -2.0"),
         (lambda: kernels.alignment(0.0 * KERNEL, Y), "all zero, so an alignment has no meaning"),
     ],
 )
