@@ -34,6 +34,22 @@ class ConvergenceError(RuntimeError):
     """An iterative method stopped short of the accuracy it promises."""
 
 
+class KernelError(ConvergenceError):
+    """A kernel is singular or indefinite where that cannot be.
+
+    Attributes
+    ----------
+    rank : int
+        Number of eigenvalues above rounding, of P^(1/2) K P^(1/2).
+    condition : float
+        Largest over smallest eigenvalue in absolute value; infinite if that is 0.
+    """
+
+    def __init__(self, message, *, rank, condition):
+        super().__init__(message)
+        self.rank, self.condition = rank, condition
+
+
 class DeviceError(RuntimeError):
     """There is no device to compute on, or a package for it is missing: which, and what to do."""
 

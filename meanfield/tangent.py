@@ -3,20 +3,28 @@
     K(x, x') = sum_i m_i <xi grad s(x; theta_i), grad s(x'; theta_i)>
              = sum_i m_i [ xi_a phi(z_i) phi(z'_i) + xi_w a_i^2 phi'(z_i) phi'(z'_i) x.x' ],   z_i = w_i . x
 
-Without alpha: f moves by dF/dt = K P u in flow time (docs/notation).
+Without alpha: f moves by dF/dt = K P u in flow time (docs/notation). The first term alone, `layer="output"`, is the
+random-feature kernel; the second, "inner", that of the neural tangent features of the inner weights; K is their sum.
 """
+
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from scipy.linalg import eigvalsh
+from scipy.sparse.linalg import LinearOperator
 from scipy.spatial.distance import cdist
 
 from . import _checks, _memory, engines
-from .activations import ACTIVATIONS
+from .activations import ACTIVATIONS, Activation, Polynomial
 from .engines import Engine
 from .errors import ConvergenceError, InputError
 from .initial import GaussianLaw
 from .network import Network
-from .overlaps import OVERLAPS
+from .overlaps import overlap_of
+from .scaling import Scaling
+
+LAYERS = {"both": (1.0, 1.0), "output": (1.0, 0.0), "inner": (0.0, 1.0)}  # which terms of K there are
 
 
 def kernel(
@@ -26,6 +34,7 @@ def kernel(
     other: np.ndarray | None = None,
     masses: np.ndarray | None = None,
     *,
+    layer: str = "both",
     max_bytes: float | None = None,
     engine: str | Engine = "cpu",
 ) -> np.ndarray:
@@ -39,6 +48,9 @@ def kernel(
         Default `inputs`: then the kernel is symmetric positive semidefinite.
     masses : (N,), optional
         Default 1/N.
+    layer : "both", "output" or "inner"
+        Of which weights: all, the a_i (random features), or the w_i (neural tangent); with their mobilities, so that
+        the kernels of the two layers add up to that of both.
     max_bytes : float, optional
         Most that the kernel and its temporaries may take; default 80 % of the free memory.
     engine : "cpu", "reference" or an Engine
@@ -51,6 +63,7 @@ def kernel(
     Cost: 4 N n n' flops in matrix products, over blocks of particles: memory about 40 n n' bytes and 64 MiB.
     """
     inputs, other, particles = _points(network, inputs, other, particles=particles)
+    mobility_a, mobility_w = _mobilities(network.scaling, layer)
     masses = _checks.masses(masses, len(particles), "masses")
     engine = engines.find(engine)
     computing = engine.estimate_gram(len(inputs), len(other))
@@ -69,32 +82,149 @@ def kernel(
     points = engine.pack_inputs(inputs, "float64")
     points_other = None if other is inputs else engine.pack_inputs(other, "float64")
     in_a, in_w = engine.gram(network.activation, cloud, packed_masses, points, points_other)
-    scaling = network.scaling
-    return scaling.mobility_a * in_a + scaling.mobility_w * in_w * (inputs @ other.T)
+    return mobility_a * in_a + mobility_w * in_w * (inputs @ other.T)
 
 
-def infinite(network: Network, law: GaussianLaw, inputs: np.ndarray, other: np.ndarray | None = None) -> np.ndarray:
+def infinite(
+    network: Network,
+    law: GaussianLaw,
+    inputs: np.ndarray,
+    other: np.ndarray | None = None,
+    *,
+    layer: str = "both",
+    max_bytes: float | None = None,
+) -> np.ndarray:
     """Tangent kernel of the law mu_0, N = infinity: (n, n') float64.
 
-    Closed forms: erf (Williams 1997, eq. 10, arcsine), relu (Cho & Saul 2009, arc-cosine of degree 0 and 1), linear.
+        K(x, x') = xi_a E phi(z) phi(z') + xi_w E a^2 E phi'(z) phi'(z') x.x',   z = w.x, z' = w.x'
+
+    Closed forms: erf (Williams 1997, eq. 10, arcsine), relu (Cho & Saul 2009, arc-cosine of degree 0 and 1), linear,
+    and polynomials to degree 4 by Isserlis' theorem (`overlaps`); of phi(z) = z^2, with c = s^2 x.x', p = s^2 |x|^2 and
+    q = s^2 |x'|^2 for w ~ N(0, s^2 I),
+
+        E phi phi' = p q + 2 c^2,   E phi'(z) phi'(z') = 4 c.
+
     Any other activation: Hermite series of phi and phi' in the inputs' own scale, summed by Mehler's formula; the
     remainder is known from Parseval's identity, below 1e-9 of the largest mean of phi phi' over the inputs.
+
+    Parameters
+    ----------
+    inputs, other : (n, d), and (n', d), by default the same
+    layer : "both", "output" or "inner"
+        As in `kernel`.
+    max_bytes : float, optional
+        Most that the kernel and its temporaries may take; default 80 % of the free memory.
+
+    Raises
+    ------
+    InputError
+        If shapes do not fit, or the memory does not suffice.
+    ConvergenceError
+        If the series does not reach its accuracy (an activation with a jump, or of very large slope).
+
+    Cost: O(n n' d) in closed form; a few hundred to some thousand n n' for the series. Memory about 80 n n' bytes,
+    and for the series at least 130 kB for each input.
+    """
+    _checks.instance(law, GaussianLaw, "law", "a GaussianLaw, e.g. GaussianLaw(dim)")
+    inputs, other, _ = _points(network, inputs, other, law=law)
+    mobilities = _mobilities(network.scaling, layer)
+    entries, sides = len(inputs) * len(other), (len(inputs), len(other))
+    here = {"kernel": 8 * entries, "temporaries": 9 * 8 * entries + 3 * 8 * sum(sides) * inputs.shape[1]}
+    if not _is_closed(network.activation):
+        here["series"] = 7 * 8 * max(sides) * 2400  # at the least: seven arrays on the grid of N(0, 1)
+    what = f"an infinite tangent kernel of {len(inputs)} x {len(other)} inputs"
+    _memory.check(here, what, "Use fewer inputs, or `tangent.operator`", max_bytes)
+    return _of_law(network.activation, mobilities, law, inputs, other)
+
+
+def _of_law(activation, mobilities, law, seen, other):
+    """The kernel of a law between inputs as the units see them."""
+    values, slopes = _means(activation)(law.sigma_w * seen, law.sigma_w * other)
+    return mobilities[0] * values + mobilities[1] * law.second_moment_a * slopes * (seen @ other.T)
+
+
+_BLOCK_ENTRIES = 2**21  # of a law's kernel at once: with its temporaries 160 MiB
+
+
+def operator(
+    network: Network,
+    law_or_particles: GaussianLaw | np.ndarray,
+    inputs: np.ndarray,
+    other: np.ndarray | None = None,
+    masses: np.ndarray | None = None,
+    *,
+    layer: str = "both",
+    engine: str | Engine = "cpu",
+) -> LinearOperator:
+    """The tangent kernel as a linear map c -> K c that never forms K: shape (n, n'), for large n.
+
+    For particles K c is a derivative of f along a velocity of theirs (VJP, then JVP),
+
+        K c = sum_i m_i <grad s(x; theta_i), v_i>,   v_i = xi sum_l c_l grad s(x'_l; theta_i);
+
+    for a law its rows are computed in blocks, anew for every c.
+
+    Parameters
+    ----------
+    law_or_particles : GaussianLaw, or (N, 1 + d)
+    inputs, other, masses, layer : as in `kernel`
+    engine : what computes with the particles, in float64
 
     Raises
     ------
     InputError
         If shapes do not fit.
-    ConvergenceError
-        If the series does not reach its accuracy (an activation with a jump, or of very large slope).
 
-    Cost: O(n n' d) in closed form; a few hundred to some thousand n n' for the series.
+    Cost of a product: 4 N (n + n') d flops and as many activations as N (n + n'), O((N + n) d) memory; of a law's that
+    of `infinite`, with blocks of 2^21 entries: slow where a series is needed.
     """
-    _checks.instance(law, GaussianLaw, "law", "a GaussianLaw, e.g. GaussianLaw(dim)")
-    inputs, other, _ = _points(network, inputs, other, law=law)
-    means = CLOSED_FORMS.get(network.activation, _hermite_means(network.activation))
-    values, slopes = means(law.sigma_w * inputs, law.sigma_w * other)
-    scaling = network.scaling
-    return scaling.mobility_a * values + scaling.mobility_w * law.second_moment_a * slopes * (inputs @ other.T)
+    _checks.instance(network, Network, "network", "a Network, e.g. Network('erf')")
+    mobilities = _mobilities(network.scaling, layer)
+    if isinstance(law_or_particles, GaussianLaw):
+        return _product_of_law(network, law_or_particles, inputs, other, mobilities)
+    return _product_of_particles(network, law_or_particles, inputs, other, masses, mobilities, engine)
+
+
+def _product_of_law(network, law, inputs, other, mobilities):
+    left, right, _ = _points(network, inputs, other, law=law)
+
+    def product(left, right, weights):
+        rows = max(1, _BLOCK_ENTRIES // len(right))
+        blocks = (left[at : at + rows] for at in range(0, len(left), rows))
+        products = [_of_law(network.activation, mobilities, law, each, right) @ weights for each in blocks]
+        return np.concatenate(products)
+
+    return _Operator((len(left), len(right)), partial(product, left, right), partial(product, right, left))
+
+
+def _product_of_particles(network, particles: np.ndarray, inputs, other, masses, mobilities, engine):
+    seen, seen_other, particles = _points(network, inputs, other, particles=particles)
+    engine = engines.find(engine)
+    cloud = engine.pack(particles, "float64")
+    masses = engine.pack_masses(_checks.masses(masses, len(particles), "masses"), "float64")
+    left = engine.pack_inputs(seen, "float64")
+    right = left if seen_other is seen else engine.pack_inputs(seen_other, "float64")
+
+    def product(left, right, weights):
+        moved = engine.vjp(network.activation, cloud, right, np.ravel(weights), mobilities)
+        sums = engine.jvp(network.activation, cloud, moved, masses, left)
+        return np.array(engine.unpack_vector(engine.vector(sums)))
+
+    return _Operator((len(seen), len(seen_other)), partial(product, left, right), partial(product, right, left))
+
+
+class _Operator(LinearOperator):
+    """A map and its transpose."""
+
+    def __init__(self, shape, multiply, multiply_transposed):
+        super().__init__(np.dtype(np.float64), shape)
+        self._multiply, self._multiply_transposed = multiply, multiply_transposed
+
+    def _matvec(self, x):
+        return self._multiply(x)
+
+    def _rmatvec(self, x):
+        return self._multiply_transposed(x)
 
 
 def drift(now: np.ndarray, start: np.ndarray) -> float:
@@ -117,6 +247,12 @@ def fastest(kernel: np.ndarray, weights: np.ndarray) -> float:
     root = np.sqrt(weights)
     scaled, last = root[:, None] * kernel * root, len(kernel) - 1
     return float(eigvalsh(scaled, subset_by_index=(last, last))[0])
+
+
+def _mobilities(scaling: Scaling, layer: str) -> tuple[float, float]:
+    """(xi_a, xi_w), the one that is not of this layer 0."""
+    in_a, in_w = _checks.find(LAYERS, str(layer), "layer")
+    return in_a * scaling.mobility_a, in_w * scaling.mobility_w
 
 
 def _points(network, inputs, other, *, particles=None, law=None):
@@ -144,10 +280,26 @@ def _covariances(left, right):
     return left @ right.T, p[:, None], q[None, :]
 
 
-def _erf_means(left, right):
-    c, p, q = _covariances(left, right)
-    values, slopes, _ = OVERLAPS[ACTIVATIONS["erf"]](p, c, q)
-    return values, slopes
+def _is_closed(activation: Activation) -> bool:
+    return isinstance(activation, Polynomial) or activation in CLOSED_FORMS
+
+
+def _means(activation: Activation) -> Callable:
+    """(left, right) -> the two means: in closed form where there is one."""
+    if isinstance(activation, Polynomial):
+        return _overlap_means(activation)
+    return CLOSED_FORMS.get(activation) or _hermite_means(activation)
+
+
+def _overlap_means(activation):
+    """Of a closed overlap, E phi phi' and its derivative in c (Price's theorem)."""
+
+    def means(left, right):
+        c, p, q = _covariances(left, right)
+        values, slopes, _ = overlap_of(activation)(p, c, q)
+        return values, slopes
+
+    return means
 
 
 def _relu_means(left, right):
@@ -165,7 +317,7 @@ def _linear_means(left, right):
 
 
 CLOSED_FORMS = {
-    ACTIVATIONS["erf"]: _erf_means,
+    ACTIVATIONS["erf"]: _overlap_means(ACTIVATIONS["erf"]),
     ACTIVATIONS["relu"]: _relu_means,
     ACTIVATIONS["linear"]: _linear_means,
 }

@@ -1,5 +1,7 @@
 """Tangent kernels: of particles against the sum of gradients, of the law against quadrature of our own."""
 
+import re
+import tracemalloc
 import warnings
 from itertools import pairwise
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from meanfield import Activation, GaussianLaw, Network, Scaling, initial, tangent
-from meanfield.activations import ACTIVATIONS
+from meanfield.activations import ACTIVATIONS, polynomial, quadratic
 from meanfield.engines import cpu, reference
 from meanfield.errors import ConvergenceError, InputError
 from meanfield.vocabulary import where
@@ -247,8 +249,9 @@ def test_infinite_kernel_at_the_origin(activation):
     assert tangent.infinite(network, GaussianLaw(3), origin) == pytest.approx(np.full((2, 2), exact), abs=1e-12)
 
 
+ERF_MEANS = tangent.CLOSED_FORMS[ACTIVATIONS["erf"]]
 WRONG = {
-    "erf": lambda u, v: (tangent._erf_means(u, v)[0], 1.0 + 0.0 * (u @ v.T)),
+    "erf": lambda u, v: (ERF_MEANS(u, v)[0], 1.0 + 0.0 * (u @ v.T)),
     "relu": lambda u, v: (tangent._relu_means(u, v)[0], 0.5 - tangent._relu_means(u, v)[1]),
     "linear": lambda u, v: (2.0 * u @ v.T, np.ones((len(u), len(v)))),
 }
@@ -277,7 +280,7 @@ def test_hermite_series_equals_closed_form(name):
 def test_a_short_series_is_caught():
     """The remainder is measured: for a tolerance of 10 % the same series stops early, with an error above 1e-9."""
     x = np.array([[8.0, 0.0], [0.0, 8.0], [6.0, 5.0]])
-    exact = tangent._erf_means(x, x)
+    exact = ERF_MEANS(x, x)
     short = tangent._hermite_means(ACTIVATIONS["erf"], tolerance=0.1)(x, x)
     errors = [np.abs(a - b).max() / np.abs(b).max() for a, b in zip(short, exact, strict=True)]
     assert 1e-9 < max(errors) < 0.1
@@ -308,6 +311,112 @@ def test_an_activation_with_a_jump_is_refused():
         ConvergenceError, match=r"'ramp-with-jump' is known to \d\.\de-\d\d after 8192 terms; needed 1e-09. Use `tang"
     ):
         tangent.infinite(Network(jump), GaussianLaw(3), unit_inputs())
+
+
+POLYNOMIALS = (quadratic(), polynomial([0.3, -1.0, 0.5, 0.2, -0.1]), polynomial([0.0, 0.0, 0.0, 1.0], hermite=True))
+
+
+def layer_by_quadrature(activation, law, inputs, layer):
+    """E phi phi' of the output layer's features, E a^2 E phi'(z) phi'(z') x.x' of the inner layer's, mobilities 1."""
+    means = np.array(
+        [[means_by_quadrature(activation, law.sigma_w * x, law.sigma_w * y) for y in inputs] for x in inputs]
+    )
+    return means[:, :, 0] if layer == "output" else law.sigma_a**2 * means[:, :, 1] * (inputs @ inputs.T)
+
+
+@pytest.mark.parametrize("activation", [*ACTIVATIONS.values(), *POLYNOMIALS], ids=lambda each: each.name)
+def test_each_layer_of_the_infinite_kernel(activation):
+    """RF and NT kernels are their integrals: each to 1e-8 of its largest entry; the other layer's is seen."""
+    law, x = GaussianLaw(3, sigma_a=1.7, sigma_w=0.6), unlike_inputs()[[0, 2, 3, 5, 6]]
+    exact = {layer: layer_by_quadrature(activation, law, x, layer) for layer in ("output", "inner")}
+    for layer, kernel in exact.items():
+        found = tangent.infinite(Network(activation), law, x, layer=layer)
+        assert np.abs(found - kernel).max() < QUADRATURE * np.abs(kernel).max()
+    assert np.abs(exact["output"] - exact["inner"]).max() > 1e-2 * np.abs(exact["inner"]).max(), (
+        "layers that are swapped"
+    )
+
+
+def test_quadratic_units_in_closed_form():
+    """phi = z^2, w ~ N(0, s^2 I): RF = s^4 (|x|^2 |x'|^2 + 2 (x.x')^2), NT = E a^2 4 s^2 (x.x')^2: to 1e-13."""
+    law, x = GaussianLaw(3, sigma_a=1.7, sigma_w=0.6), unlike_inputs()
+    dots, squares = x @ x.T, (x**2).sum(axis=1)
+    found = [tangent.infinite(Network(quadratic()), law, x, layer=layer) for layer in ("output", "inner")]
+    assert found[0] == pytest.approx(0.6**4 * (np.outer(squares, squares) + 2.0 * dots**2), rel=1e-13)
+    assert found[1] == pytest.approx(1.7**2 * 0.6**2 * 4.0 * dots**2, rel=1e-13, abs=1e-17)
+
+
+@pytest.mark.parametrize("activation", POLYNOMIALS, ids=lambda each: each.name)
+def test_polynomials_equal_their_series(activation):
+    """Isserlis' theorem and the Hermite series agree to 1e-9 of the largest mean; another polynomial does not."""
+    x = unlike_inputs()
+    closed, series = tangent._means(activation)(x, x), tangent._hermite_means(activation)(x, x)
+    for found, exact in zip(series, closed, strict=True):
+        assert np.abs(found - exact).max() < 1e-9 * np.abs(exact).max()
+    other = tangent._hermite_means(polynomial([0.1, 1.1, 0.5, 0.2]))(x, x)
+    assert np.abs(other[0] - closed[0]).max() > 1e-2 * np.abs(closed[0]).max()
+
+
+@scalings
+def test_layers_add_up(scaling):
+    """K = K_output + K_inner, mobilities and masses included, of a cloud and of the law: to rounding."""
+    network, cloud, x = Network("tanh", scaling), particles(40, 3), unlike_inputs()
+    masses, law = np.random.default_rng(1).random(40), GaussianLaw(3, sigma_a=0.7)
+    for of in (
+        lambda layer: tangent.kernel(network, cloud, x, x[:5], masses, layer=layer),
+        lambda layer: tangent.infinite(network, law, x, x[:5], layer=layer),
+    ):
+        whole, output, inner = (of(layer) for layer in tangent.LAYERS)
+        assert output + inner == pytest.approx(whole, rel=1e-14, abs=1e-15 * np.abs(whole).max())
+    features = network.activation.formula(scaling.input_scale * cloud[:, 1:] @ x.T)[0]
+    exact = scaling.mobility_a * features.T @ ((masses / masses.sum())[:, None] * features)
+    assert tangent.kernel(network, cloud, x, masses=masses, layer="output") == pytest.approx(
+        exact, rel=1e-12, abs=1e-14
+    )
+
+
+@pytest.mark.parametrize("layer", tangent.LAYERS)
+@pytest.mark.parametrize("engine", ["cpu", "reference"])
+def test_the_operator_is_the_kernel(monkeypatch, engine, layer):
+    """K c without K, and K' c, of a cloud with masses and of a law in blocks of rows: to 1e-13 of the dense product."""
+    monkeypatch.setattr(tangent, "_BLOCK_ENTRIES", 11)
+    network = Network("erf", Scaling(alpha=3.0, mobility_a=0.3, mobility_w=2.5, input_scale=0.7), bias=0.5)
+    cloud, x, law = particles(40, 4), unlike_inputs(), GaussianLaw(4)
+    masses, c = np.random.default_rng(1).random(40), np.random.default_rng(2).standard_normal(8)
+    for other in (None, x[:5] + 0.1):
+        size = 8 if other is None else 5
+        for dense, lazy in (
+            (
+                tangent.kernel(network, cloud, x, other, masses, layer=layer),
+                tangent.operator(network, cloud, x, other, masses, layer=layer, engine=engine),
+            ),
+            (
+                tangent.infinite(network, law, x, other, layer=layer),
+                tangent.operator(network, law, x, other, layer=layer),
+            ),
+        ):
+            assert lazy.shape == dense.shape
+            scale = 1e-13 * np.abs(dense).max() * 8
+            assert np.abs(lazy @ c[:size] - dense @ c[:size]).max() < scale
+            assert np.abs(lazy.T @ c - dense.T @ c).max() < scale
+    wrong = tangent.operator(network, cloud, x, masses=None, layer=layer)
+    exact = tangent.kernel(network, cloud, x, masses=masses, layer=layer) @ c
+    assert np.abs(wrong @ c - exact).max() > 1e-3 * np.abs(exact).max(), "forgotten masses are seen"
+
+
+@pytest.mark.parametrize("activation", [*tangent.CLOSED_FORMS, quadratic()], ids=lambda each: each.name)
+def test_the_stated_memory_is_enough(activation):
+    """`infinite` in closed form says no less than the most it takes, traced, to 5 %."""
+    x, law, network = particles(700, 1, 5) / 4.0, GaussianLaw(2), Network(activation)
+    tangent.infinite(network, law, x[:2])
+    with pytest.raises(InputError) as refused:
+        tangent.infinite(network, law, x, max_bytes=1.0)
+    number, unit = re.search(r"needs ([\d.]+) (\w+) \(kernel", str(refused.value)).groups()
+    tracemalloc.start()
+    tangent.infinite(network, law, x)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1.05 * float(number) * {"MiB": 2**20}[unit]
 
 
 def test_drift():
@@ -345,6 +454,16 @@ NETWORK, CLOUD, INPUTS = Network("erf"), particles(4, 3), unlike_inputs()
         (lambda: tangent.infinite(NETWORK, GaussianLaw(2), INPUTS), "inputs have dimension 3; needed: 2"),
         (lambda: tangent.infinite(NETWORK, GaussianLaw(3), INPUTS, [[1.0]]), "other have dimension 1; needed: 3"),
         (lambda: tangent.infinite(NETWORK, GaussianLaw(3), np.zeros((0, 3))), "inputs is empty"),
+        (
+            lambda: tangent.kernel(NETWORK, CLOUD, INPUTS, layer="outputs"),
+            "unknown layer 'outputs'. Did you mean 'outp",
+        ),
+        (lambda: tangent.operator(NETWORK, CLOUD[:, :3], INPUTS), "particles have 3 columns"),
+        (lambda: tangent.operator("erf", CLOUD, INPUTS), "network is 'erf'; needed: a Network"),
+        (
+            lambda: tangent.infinite(NETWORK, GaussianLaw(3), np.zeros((4_000_000, 3))),
+            r"infinite tangent kernel of 4000000 x 4000000 inputs needs .* GiB .*fewer inputs, or `tangent.operator`",
+        ),
     ],
 )
 def test_bad_input(call, message):

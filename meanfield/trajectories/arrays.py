@@ -1,5 +1,6 @@
 """A tree of named arrays as a plain HDF5 file: groups, datasets, attributes, nothing else."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,9 @@ from typing import Any
 import h5py
 import numpy as np
 
+from .. import _memory
 from .._files import write_atomically
+from ..errors import InputError
 
 
 def write_arrays(path: str | Path, tree: Mapping[str, Any], attributes: Mapping[str, str | float | int]) -> None:
@@ -31,3 +34,48 @@ def _fill(group: h5py.Group, tree: Mapping[str, Any]) -> None:
             _fill(group.create_group(name), value)
         else:
             group.create_dataset(name, data=np.asarray(value))
+
+
+def read_arrays(path: str | Path, *, max_bytes: float | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(tree, attributes) of a file that `write_arrays` wrote: nested dicts of arrays, and text and numbers.
+
+    max_bytes : most bytes of all arrays together; default 80 % of the free memory
+
+    Raises
+    ------
+    InputError
+        If there is no such file, it is not HDF5 or damaged, holds what `write_arrays` does not write, or declares more
+        than `max_bytes`, before anything of that size is allocated.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path} is not a file; needed: the path of a file of arrays.")
+    try:
+        with h5py.File(path, "r") as file:
+            _memory.check(_sizes(file, path), f"reading {path}", "Read it where there is room", max_bytes)
+            attributes = {name: _plain(value) for name, value in file.attrs.items()}
+            return _read(file), attributes
+    except (OSError, RuntimeError, KeyError, UnicodeDecodeError) as problem:
+        raise InputError(f"{path} cannot be read as HDF5 ({problem}); needed: a file as it was written.") from problem
+
+
+def _sizes(group: h5py.Group, path: Path) -> dict[str, float]:
+    """Bytes of every array; InputError for links, and for arrays of anything but numbers."""
+    sizes = {}
+    for name in group:
+        entry = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
+        if isinstance(entry, h5py.Group):
+            sizes |= _sizes(entry, path)
+        elif isinstance(entry, h5py.Dataset) and entry.dtype.kind in "biuf" and entry.shape is not None:
+            sizes[entry.name] = float(math.prod(entry.shape) * entry.dtype.itemsize)
+        else:
+            raise InputError(f"{path} holds {name!r}, which is neither a group nor an array of numbers.")
+    return sizes
+
+
+def _read(group: h5py.Group) -> dict[str, Any]:
+    return {name: _read(entry) if isinstance(entry, h5py.Group) else entry[()] for name, entry in group.items()}
+
+
+def _plain(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value.item() if np.ndim(value) == 0 else value
