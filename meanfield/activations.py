@@ -200,5 +200,7 @@ tanh = Activation("tanh", _tanh)
 linear = Activation("linear", _linear)
 softplus_geiger = Activation("softplus-geiger", softplus(5.0, 1.404).formula)
 
-FAMILIES = {each.__name__: each for each in (softplus, polynomial, piecewise_linear, biased_relu)}  # with parameters of their own
+FAMILIES = {
+    each.__name__: each for each in (softplus, polynomial, piecewise_linear, biased_relu)
+}  # with parameters of their own
 ACTIVATIONS = {each.name: each for each in (relu, erf, tanh, softplus(), softplus_geiger, linear)}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.linalg import cho_factor, cho_solve, eigh, lapack
+from scipy.linalg import blas, cho_factor, cho_solve, eigh, lapack
 
 from . import _checks, _memory, tangent
 from .errors import InputError
@@ -222,11 +222,12 @@ def _transposed(kind, network, weights, seen, values):
 
 def _gram_of_features(kind, network, weights, seen, root):
     """sum_k p_k times the products of features, (parameters, parameters)."""
-    gram = 0.0
-    for rows in _blocks(len(seen), len(weights) * kind.width(seen.shape[1])):
+    p = len(weights) * kind.width(seen.shape[1])
+    gram = np.zeros((p, p), order="F")
+    for rows in _blocks(len(seen), p):
         weighted = root[rows] * _features(kind, network, weights, seen[rows])
-        gram = gram + weighted.T @ weighted
-    return gram
+        gram = blas.dsyrk(1.0, weighted.T, beta=1.0, c=gram, lower=1, overwrite_c=1)
+    return gram + np.tril(gram, -1).T
 
 
 def _gram_of_inputs(kind, network, weights, inputs, max_bytes):

@@ -110,12 +110,16 @@ def energies(inputs: ArrayLike, values: ArrayLike, degrees: Sequence[int] = (0, 
     """
     points = _checks.array(inputs, "inputs", 2, "an array (m, d)")
     given = np.asarray(values)
-    functions = _checks.array(given[:, None] if given.ndim == 1 else given, "values", 2, "an array (m,) or (m, functions)")
+    functions = _checks.array(
+        given[:, None] if given.ndim == 1 else given, "values", 2, "an array (m,) or (m, functions)"
+    )
     kernels = _checks.find(LAWS, str(law), "law of inputs")
     wanted = [_checks.count(degree, "a degree", least=0) for degree in degrees]
     m = len(points)
     if len(functions) != m or m < 3 or not wanted:
-        raise InputError(f"{m} inputs, {len(functions)} values and {len(wanted)} degrees; needed: 3 or more inputs, as many values.")
+        raise InputError(
+            f"{m} inputs, {len(functions)} values and {len(wanted)} degrees; needed: 3 or more inputs, as many values."
+        )
     if kernels is sphere_kernels:
         radii = np.linalg.norm(points, axis=1)
         if points.shape[1] < 2 or np.ptp(radii) > 1e-8 * radii.max():

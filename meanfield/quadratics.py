@@ -95,3 +95,14 @@ def network_error(matrix: ArrayLike, n_units: int) -> float:
     """
     values = np.sort(np.abs(eigvalsh(symmetric_matrix(matrix))))[::-1]
     return 2.0 * float((values[_checks.count(n_units, "n_units", least=0) :] ** 2).sum())
+
+
+def mean_shares(dim: int, n_units: int) -> tuple[float, float]:
+    """Mean shares of random features and of neural tangents over isotropic B, with a constant, N distinct units.
+
+    With D = d (d + 1) / 2 dimensions of symmetric matrices, of which the models reach N, and all but those of a
+    symmetric matrix of size k = d - N:   1 - N / D   and   k (k + 1) / (d (d + 1)).
+    """
+    dim, n_units = _checks.count(dim, "dim"), _checks.count(n_units, "n_units", least=0)
+    everything, rest = dim * (dim + 1), max(dim - n_units, 0)
+    return max(1.0 - 2 * n_units / everything, 0.0), rest * (rest + 1) / everything

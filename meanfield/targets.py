@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import betaln
 
 from . import _checks, _memory
 from .errors import InputError
@@ -69,17 +70,35 @@ def staircase(
     return _split(inputs, targets, n, "staircase")
 
 
-def single_neuron(dim: int = 20, n: int = 8000, n_test: int = 4000, seed: int = 0) -> Problem:
-    """One relu neuron, f*(x) = sqrt(2) max(v . x, 0), v uniform on the unit sphere; x on the sphere of radius sqrt(d).
+def single_neuron(dim: int = 20, n: int = 8000, n_test: int = 4000, threshold: float = 0.0, seed: int = 0) -> Problem:
+    """One relu neuron, f* ~ max(v . x - threshold, 0), v uniform on the unit sphere; x on the sphere of radius sqrt(d).
 
-    E f*^2 = E (v . x)^2 = 1. A network learns it; linear models of N units in d dimensions do not, unless N grows faster
-    than any power of d (Yehudai & Shamir, arXiv 1904.00687; for neural tangents arXiv 1904.12191).
+    A network learns it; linear models of N units in d dimensions do not, unless N grows faster than any power of d:
+    Yehudai & Shamir (arXiv 1904.00687); for neural tangents Ghorbani et al. (arXiv 1904.12191).
+
+    Raises InputError unless d >= 2 and the threshold is below sqrt(d), where the neuron is silent.
     """
     dim, n, n_test = _sizes(dim, n, n_test)
+    threshold = _checks.number(threshold, "threshold")
+    if dim < 2 or threshold >= math.sqrt(dim):
+        raise InputError(f"threshold is {threshold:g} and dim {dim}; needed: dim >= 2 and a threshold below sqrt(dim).")
     rng = _checks.generator(seed)
     direction = on_sphere(rng, 1, dim, 1.0)[0]
     inputs = on_sphere(rng, n + n_test, dim, math.sqrt(dim))
-    return _split(inputs, math.sqrt(2.0) * np.maximum(inputs @ direction, 0.0), n, "single neuron")
+    values = np.maximum(inputs @ direction - threshold, 0.0)
+    return _split(inputs, values / math.sqrt(neuron_mean_square(dim, threshold)), n, "single neuron")
+
+
+def neuron_mean_square(dim: int, threshold: float) -> float:
+    """E max(v . x - threshold, 0)^2, |v| = 1, x uniform on the sphere of radius sqrt(d): to rounding.
+
+    v . x = sqrt(d) cos h, h of density ~ sin^(d-2) h: Gauss-Legendre up to the kink, where the integrand is entire.
+    """
+    points, weights = np.polynomial.legendre.leggauss(64 + 2 * dim)
+    half = 0.5 * math.acos(max(threshold / math.sqrt(dim), -1.0))
+    angles = half * (1.0 + points)
+    density = np.exp((dim - 2) * np.log(np.sin(angles)) - betaln(0.5, (dim - 1) / 2))
+    return float(half * weights @ (density * (math.sqrt(dim) * np.cos(angles) - threshold) ** 2))
 
 
 NOISE_RADII = {
@@ -201,5 +220,7 @@ def symmetric_matrix(values: ArrayLike, what: str = "matrix") -> np.ndarray:
     """`values` as a symmetric matrix (d, d); InputError if it is not."""
     matrix = _checks.array(values, what, 2, "a symmetric matrix (d, d)")
     if matrix.shape[0] != matrix.shape[1] or np.abs(matrix - matrix.T).max() > 1e-12 * np.abs(matrix).max():
-        raise InputError(f"{what} of shape {matrix.shape} is not symmetric; needed: (B + B') / 2, which has the same x'Bx.")
+        raise InputError(
+            f"{what} of shape {matrix.shape} is not symmetric; needed: (B + B') / 2, which has the same x'Bx."
+        )
     return matrix
