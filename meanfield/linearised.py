@@ -157,7 +157,10 @@ def fit(
 
 
 def units(n_units: int, dim: int, seed=0) -> np.ndarray:
-    """Weights uniform on the unit sphere, (N, d): w . x is of order one for |x| = sqrt(d). Fewer are a beginning of more."""
+    """Weights uniform on the unit sphere, (N, d): w . x is of order one where |x| = sqrt(d).
+
+    Fewer are the beginning of more, for one seed.
+    """
     return on_sphere(_checks.generator(seed), _checks.count(n_units, "n_units"), _checks.count(dim, "dim"), 1.0)
 
 

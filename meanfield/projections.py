@@ -101,9 +101,8 @@ def energies(inputs: ArrayLike, values: ArrayLike, degrees: Sequence[int] = (0, 
     Returns
     -------
     Energies
-        The standard error is the jackknife's, which is too small at no sample size on average (Efron & Stein 1981). Where
-        degree l holds little it is about 2 sqrt(Z) E g^2 / m, Z the mean of Z_l(x, x): high degrees in high dimension
-        need a large sample.
+        The standard error is the jackknife's, on average not too small (Efron & Stein 1981). Where degree l holds
+        little it is about 2 sqrt(Z) E g^2 / m, Z the mean of Z_l(x, x): high degrees need a large sample.
 
     Raises InputError on shapes that do not fit, or inputs on no common sphere with law "sphere".
     Cost: O(m^2 (d + highest degree)), in blocks.

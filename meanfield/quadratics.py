@@ -4,7 +4,7 @@ Every model is a quadratic form x'Cx with C in some set, with or without a const
 
     E (x'Bx - x'Cx)^2 = 2 |B - C|^2 + tr(B - C)^2,   and with the best constant   2 |B - C|^2   (Frobenius norm).
 
-Random features f = sum_i a_i (w_i . x)^2 have C in the span of the w_i w_i'; neural tangent features f = sum_i (b_i . x)
+Random features f = sum_i a_i (w_i . x)^2 have C in the span of the w_i w_i'; neural tangents f = sum_i (b_i . x)
 2 w_i . x have all C with P C P = 0, P the projector on what is orthogonal to every w_i; networks have all C of rank N.
 Ghorbani, Mei, Misiakiewicz & Montanari, Limitations of lazy training (arXiv 1906.08899), on the quadratic model;
 for B isotropic (`targets.goe`) and D = d (d + 1) / 2 the mean shares are exactly
@@ -37,16 +37,14 @@ def _given(matrix, weights):
     matrix = symmetric_matrix(matrix)
     weights = _checks.array(weights, "weights", 2, "an array (N, d), a row for each unit")
     if weights.shape[1] != len(matrix):
-        raise InputError(
-            f"weights have {weights.shape[1]} columns for a matrix {matrix.shape}; needed: {len(matrix)}, as many as inputs."
-        )
+        raise InputError(f"weights have {weights.shape[1]} columns for a matrix {matrix.shape}; needed: {len(matrix)}.")
     return matrix, weights
 
 
 def random_features_error(matrix: ArrayLike, weights: ArrayLike, offset: bool = True) -> float:
     """min over a of E (x'Bx - sum_i a_i (w_i . x)^2 - c)^2; c free with `offset`, else 0.
 
-    Least squares among symmetric matrices as vectors of length D = d (d + 1) / 2. Weights may repeat or be many; then the
+    Least squares among symmetric matrices as vectors of length D = d (d + 1) / 2. Where weights repeat, or N > D, the
     rank counts.
 
     Parameters

@@ -1,4 +1,4 @@
-"""Targets of known polynomial degree or low dimension, on the sphere or on Gaussian inputs: what linear models cannot do.
+"""Targets of known polynomial degree or low dimension, on the sphere or on Gaussian inputs.
 
 Each builder returns a `Problem` whose target has E f*^2 = 1 over the law of the inputs, exactly, so that an error is a
 share: 1 is that of f = 0. The laws: x uniform on the sphere of radius sqrt(d), or x ~ N(0, I_d).

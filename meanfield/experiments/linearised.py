@@ -118,9 +118,9 @@ def single_neuron(
 ) -> Shares:
     """F29: one neuron max(v . x - threshold, 0); linear models of N units are far from it, a network is not.
 
-    "rf" and "nt": units max(w . x - threshold, 0), |w| = 1, no ridge. "nn": relu units with biases of their own, alpha =
-    1, a ~ N(0, 1), (w, b) ~ N(0, I / d), at flow time `t_end` (bosh3, rtol 1e-3). Test errors over the test targets'
-    variance.
+    "rf" and "nt": units max(w . x - threshold, 0), |w| = 1, no ridge. "nn": relu units with biases of their own,
+    alpha = 1, a ~ N(0, 1), (w, b) ~ N(0, I / d), at flow time `t_end` (bosh3, rtol 1e-3). Test errors over the
+    variance of the test targets.
     quick : two seeds, n = 2000: about 3 s; some 5 s a seed otherwise.
     """
     if quick:
@@ -166,9 +166,9 @@ def spiked(
 ) -> Shares:
     """F30: a target of few coordinates; noise in the others hurts the kernel more than the network.
 
-    "krr": ridge regression with the tangent kernel of infinite width, relu, sigma_w^2 = 1/d. "nn": relu, alpha = 1, pairs
-    (a, w), (-a, w) of the same law. Ridge and stopping time are the best on `n_test` other inputs, so that the test
-    errors (E f*^2 = 1) are not their own choice. Each as "krr, r=1" for every case of `SPIKED_CASES`: spike and noise
+    "krr": ridge regression with the tangent kernel of infinite width, relu, sigma_w^2 = 1/d. "nn": relu, alpha = 1,
+    pairs (a, w), (-a, w) of the same law. Ridge and stopping time are the best on `n_test` other inputs, so that
+    the test errors (E f*^2 = 1) are not their own choice. Each as "krr, r=1" for every case of `SPIKED_CASES`: spike and noise
     radius as in `targets.spiked`; the last is the radius of trap 6.
     quick : two seeds, `t_end` at most 50: about 3 s; some 4 s a seed otherwise.
     """
@@ -214,8 +214,9 @@ def _chosen(predictions, problem: Problem):
 def quadratic(seeds: Sequence[int] = range(400), *, dim: int = 20, n_units: int = 10, quick: bool = False) -> Shares:
     """F31: exact population errors of N quadratic units for f* = x'Bx, B isotropic Gaussian, x ~ N(0, I_d).
 
-    "rf", "nt" with w uniform on the sphere, and "nn", the best network (`quadratics`): shares of the variance, each model
-    with a constant. `expected` holds the exact means of the first two, and the large-d form (1 - N/d)^2 of the second.
+    "rf", "nt" with w uniform on the sphere, and "nn", the best network (`quadratics`): shares of the variance, each
+    model with a constant. `expected` holds the exact means of the first two, and (1 - N/d)^2, what the second
+    tends to for large d.
     quick : 50 seeds; a few milliseconds a seed.
     """
     seeds = _seeds(tuple(seeds)[:50] if quick else seeds)
