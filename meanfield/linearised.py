@@ -10,11 +10,13 @@ Misiakiewicz & Montanari (arXiv 1904.12191), section 1, where they have no alpha
 minimise sum_k p_k (y_k - f(x_k))^2 + ridge |c|^2.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.linalg import blas, cho_factor, cho_solve, eigh, lapack
+from scipy.linalg import cho_factor, cho_solve, get_blas_funcs, get_lapack_funcs, svd
 
 from . import _checks, _memory, tangent
 from .errors import InputError
@@ -23,8 +25,11 @@ from .problems import Problem
 from .scaling import Scaling
 from .targets import on_sphere
 
+_syrk: Any = get_blas_funcs("syrk", dtype=np.float64)
+_pocon: Any = get_lapack_funcs("pocon", dtype=np.float64)
+
 _ENTRIES = 2**22  # of the block of features formed at a time
-_LEAST_RCOND = 1e-12  # below it a Gram matrix counts as singular
+_LEAST_RCOND = 1e-11  # below it a Gram matrix is left for the singular values of the features
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def fit(
         min over c of sum_k p_k (y_k - f(x_k))^2 + ridge |c|^2
 
     The normal equations of the smaller side, n or the number p of parameters, by Cholesky's factors and one step of
-    refinement; where these are singular to rounding, the solution of least norm by eigenvectors, with its rank said.
+    refinement; where these are near singular, the solution of least norm by singular values, with its rank said.
     (`tangent.kernel` is the Gram matrix of the inputs, up to N.)
 
     Parameters
@@ -116,7 +121,7 @@ def fit(
 
     Cost: n p min(n, p) + min(n, p)^3 / 3 multiplications; memory 24 min(n, p)^2 bytes and blocks of features.
     """
-    kind = _kind(kind)
+    model = _kind(kind)
     _checks.instance(network, Network, "network", "a Network, e.g. Network('relu')")
     _checks.instance(problem, Problem, "problem", "a Problem(inputs, targets), or one from `targets`")
     weights = _checks.array(weights, "weights", 2, "an array (N, d), a row for each unit")
@@ -124,7 +129,7 @@ def fit(
     ridge = _checks.number(ridge, "ridge", least=0.0)
     several, tests = _columns(problem, targets, test_targets)
     seen, root = network.inputs(problem.inputs), np.sqrt(problem.weights)[:, None]
-    n, p = len(seen), len(weights) * kind.width(seen.shape[1])
+    n, p = len(seen), len(weights) * model.width(seen.shape[1])
     _memory.check(
         {"Gram matrix": 24.0 * min(n, p) ** 2, "features": 8.0 * max(_ENTRIES, p, seen.size) * 3},
         f"a fit of {p} parameters to {n} inputs, by a matrix {min(n, p)} x {min(n, p)},",
@@ -132,31 +137,36 @@ def fit(
         max_bytes,
     )
     if p <= n:
-        gram = _gram_of_features(kind, network, weights, seen, root)
-        solve, rank, condition = _solver(gram, ridge)
-
-        def pulled(rest):  # what the coefficients are solved from: features' share of a weighted residual
-            return _transposed(kind, network, weights, seen, root * rest)
-
-        coefficients = solve(pulled(root * several))
-        rest = root * (several - _apply(kind, network, weights, seen, coefficients))
-        coefficients = coefficients + solve(pulled(rest) - ridge * coefficients)
+        gram = _gram_of_features(model, network, weights, seen, root)
     else:
-        gram = root * _gram_of_inputs(kind, network, weights, problem.inputs, max_bytes) * root.T
-        solve, rank, condition = _solver(gram, ridge)
+        gram = root * _gram_of_inputs(model, network, weights, problem.inputs, max_bytes) * root.T
+    solve, rank, condition = _factor(gram, ridge)
+    if solve is None:
+        coefficients, rank, condition = _by_singular_values(
+            model, network, weights, seen, root, root * several, ridge, max_bytes
+        )
+    elif p <= n:
+        pulled = _transposed(model, network, weights, seen, root * (root * several))
+        coefficients = solve(pulled)
+        rest = root * (several - _apply(model, network, weights, seen, coefficients))
+        pulled = _transposed(model, network, weights, seen, root * rest)
+        coefficients = coefficients + solve(pulled - ridge * coefficients)
+    else:
         duals = solve(root * several)
         duals = duals + solve(root * several - gram @ duals - ridge * duals)
-        coefficients = _transposed(kind, network, weights, seen, root * duals)
+        coefficients = _transposed(model, network, weights, seen, root * duals)
     if targets is None:
         several, tests, coefficients = several[:, 0], tests[:, 0], coefficients[:, 0]
-    found = [_apply(kind, network, weights, each, coefficients) for each in (seen, network.inputs(problem.test_inputs))]
+    found = [
+        _apply(model, network, weights, each, coefficients) for each in (seen, network.inputs(problem.test_inputs))
+    ]
     train = problem.weights @ (several - found[0]) ** 2
     test = ((tests - found[1]) ** 2).mean(axis=0) if len(tests) else np.full(several.shape[1:], np.nan)
     errors = (train, test) if targets is not None else (float(train), float(test))
-    return Linearised(kind, network, weights, coefficients, ridge, rank, condition, *errors)
+    return Linearised(model, network, weights, coefficients, ridge, rank, condition, *errors)
 
 
-def units(n_units: int, dim: int, seed=0) -> np.ndarray:
+def units(n_units: int, dim: int, seed: int | Sequence[int] = 0) -> np.ndarray:
     """Weights uniform on the unit sphere, (N, d): w . x is of order one where |x| = sqrt(d).
 
     Fewer are the beginning of more, for one seed.
@@ -164,8 +174,8 @@ def units(n_units: int, dim: int, seed=0) -> np.ndarray:
     return on_sphere(_checks.generator(seed), _checks.count(n_units, "n_units"), _checks.count(dim, "dim"), 1.0)
 
 
-def _kind(kind):
-    found = _checks.find(KINDS, kind, "linear model")
+def _kind(kind) -> Kind:
+    found: Any = _checks.find(KINDS, kind, "linear model")
     _checks.instance(found, Kind, "kind", f"one of {', '.join(KINDS)}")
     return found
 
@@ -229,7 +239,7 @@ def _gram_of_features(kind, network, weights, seen, root):
     gram = np.zeros((p, p), order="F")
     for rows in _blocks(len(seen), p):
         weighted = root[rows] * _features(kind, network, weights, seen[rows])
-        gram = blas.dsyrk(1.0, weighted.T, beta=1.0, c=gram, lower=1, overwrite_c=1)
+        gram = _syrk(1.0, weighted.T, beta=1.0, c=gram, lower=1, overwrite_c=1)
     return gram + np.tril(gram, -1).T
 
 
@@ -242,23 +252,34 @@ def _gram_of_inputs(kind, network, weights, inputs, max_bytes):
     return len(weights) * tangent.kernel(same, cloud, inputs, max_bytes=max_bytes)
 
 
-def _solver(gram, ridge):
-    """(right-hand sides -> solutions of (gram + ridge I) c = b, rank, condition number)."""
+def _factor(gram, ridge):
+    """(right-hand sides -> solutions of (gram + ridge I) c = b, rank, condition number); None first if singular."""
     shifted = gram + ridge * np.eye(len(gram))
     norm = np.abs(shifted).sum(axis=0).max()
     try:
         factor = cho_factor(shifted, lower=True)
-        rcond = lapack.dpocon(factor[0], norm, uplo="L")[0]
     except np.linalg.LinAlgError:
-        rcond = 0.0
-    if rcond > _LEAST_RCOND:
-        return lambda right: cho_solve(factor, right), len(gram), 1.0 / rcond
-    values, vectors = eigh(gram)
-    kept = values > len(gram) * np.finfo(float).eps * max(values[-1], 0.0)
-    shares = np.divide(1.0, values + ridge, out=np.zeros_like(values), where=kept)
-    condition = np.inf if ridge == 0 and not kept.all() else (values[-1] + ridge) / (max(values[0], 0.0) + ridge)
-    return (
-        lambda right: vectors @ (shares[:, None] * (vectors.T @ right)),
-        int(kept.sum()),
-        float(condition),
+        return None, 0, np.inf
+    rcond = _pocon(factor[0], norm, uplo="L")[0]
+    if rcond <= _LEAST_RCOND:
+        return None, 0, np.inf
+    return lambda right: cho_solve(factor, right), len(gram), 1.0 / rcond
+
+
+def _by_singular_values(kind, network, weights, seen, root, right, ridge, max_bytes):
+    """(coefficients of least norm, rank, condition number) from the features themselves, whose condition number is the
+    root of their Gram matrix's.
+    """
+    n, p = len(seen), len(weights) * kind.width(seen.shape[1])
+    _memory.check(
+        {"features and their factors": 8.0 * 4 * n * p},
+        f"a fit of {p} parameters to {n} inputs, which is singular and needs the whole matrix {n} x {p},",
+        "Give a ridge, or use fewer units",
+        max_bytes,
     )
+    left, values, rows = svd(root * _features(kind, network, weights, seen), full_matrices=False)
+    kept = values > max(n, p) * np.finfo(float).eps * values[0]
+    shares = np.divide(values, values**2 + ridge, out=np.zeros_like(values), where=kept)
+    smallest = values[-1] ** 2 + ridge
+    condition = (values[0] ** 2 + ridge) / smallest if kept.all() or ridge > 0 else np.inf
+    return rows.T @ (shares[:, None] * (left.T @ right)), int(kept.sum()), float(condition)

@@ -14,6 +14,8 @@ for B isotropic (`targets.goe`) and D = d (d + 1) / 2 the mean shares are exactl
 Errors are in units of f*^2; divide by `size` for a share.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.linalg import eigvalsh, lstsq, svd
@@ -59,7 +61,8 @@ def random_features_error(matrix: ArrayLike, weights: ArrayLike, offset: bool = 
     units = weights / np.where(norms > 0, norms, 1.0)  # a unit's length changes no span
     columns = np.array([_vector(np.outer(w, w), offset) for w in units]).T
     target = _vector(matrix, offset)
-    rest = target - columns @ lstsq(columns, target)[0]
+    solution: Any = lstsq(columns, target)
+    rest = target - columns @ solution[0]
     return float(rest @ rest)
 
 

@@ -182,7 +182,7 @@ def cubic(couplings: np.ndarray, inputs: np.ndarray) -> np.ndarray:
 def cubic_mean_square(couplings: np.ndarray) -> float:
     """E (sum_pqr J_pqr x_p x_q x_r)^2 over the sphere of radius sqrt(d), in closed form."""
     orders = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
-    symmetric = sum(couplings.transpose(order) for order in orders) / 6.0
+    symmetric = np.mean([couplings.transpose(order) for order in orders], axis=0)
     trace = np.einsum("ppr->r", symmetric)
     return sphere_factor(6, len(couplings)) * float(6.0 * (symmetric**2).sum() + 9.0 * trace @ trace)
 

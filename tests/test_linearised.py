@@ -44,8 +44,9 @@ def distance(kind, name, n_units, ridge=0.0, bias=0.0, input_scale=1.0, wrong=1.
         seen = [np.column_stack([each, np.full(len(each), bias)]) for each in seen]
     train, test = (features(kind, name, weights, each) for each in seen)
     root = np.sqrt(p / p.sum())
-    augmented = np.vstack([root[:, None] * train, np.sqrt(wrong * ridge) * np.eye(train.shape[1])])
-    coefficients = lstsq(augmented, np.r_[root * problem.targets, np.zeros(train.shape[1])])[0]
+    rows = train.shape[1] if ridge else 0  # rows of zeros would leave lstsq with singular values that are rounding
+    augmented = np.vstack([root[:, None] * train, np.sqrt(wrong * ridge) * np.eye(train.shape[1])[:rows]])
+    coefficients = lstsq(augmented, np.r_[root * problem.targets, np.zeros(rows)])[0]
     model = linearised.fit(kind, network, weights, problem, ridge)
     errors = [
         model.train_error - root**2 @ (problem.targets - train @ coefficients) ** 2,
@@ -120,20 +121,17 @@ def test_blocks_add_up(kind, n_units, monkeypatch):
 
 @KINDS
 def test_the_flow_of_one_layer_ends_there(kind):
-    """A large network of one mobility, alpha large, goes to the least squares fit that its linear model has: 1 %."""
+    """The flow with one mobility, in "nt" at large alpha, tends to the least squares fit of the linear model: 0.1 %."""
     problem = given(n=60, dim=2)
-    start = mf.initial.gaussian(6, 2, seed=3)
-    start[:, 0] = 1.0  # so that the tangent of unit i in w_i is phi'(w_i . x) x
+    start = mf.initial.gaussian(2, 2, seed=3)
+    start[:, 0] = 1.0  # so that the gradient of unit i in w_i is phi'(w_i . x) x
     mobilities = {"rf": {"mobility_w": 0.0}, "nt": {"mobility_a": 0.0}}[kind]
-    alpha = {"rf": 1.0, "nt": 3e3}[kind]
-    network = mf.Network("tanh", mf.Scaling(alpha, shift=1.0, **mobilities))
+    network = mf.Network("tanh", mf.Scaling(3e4, shift=1.0, **mobilities))
     model = linearised.fit(kind, network, start[:, 1:], problem)
-    lowest = 1.0 / model.condition  # the slowest part of the flow takes time about N / eig_min
-    run = mf.simulate(network, problem, start, [4e4], rtol=1e-5, atol=1e-9, keep="last", max_steps=10**6)
-    assert lowest > 0
-    left = np.mean(run.residuals[-1] ** 2)
-    assert left == pytest.approx(model.train_error, rel=0.01)
-    assert left >= model.train_error * (1 - 1e-3), "no flow of one linear model is below its least squares"
+    run = mf.simulate(network, problem, start, [0.0, 1e3], rtol=1e-6, atol=1e-12, keep="last")
+    left = np.mean(run.residuals**2, axis=1)
+    assert left[1] == pytest.approx(model.train_error, rel=1e-3)
+    assert left[0] > 1.05 * model.train_error, "where it starts would be seen"
 
 
 PROBLEM, NETWORK, WEIGHTS = given(), mf.Network("tanh"), np.ones((2, 3))

@@ -74,7 +74,7 @@ def staircase(
         "rf projected degree l"  what of the error of the fit to sum_l f_l lies in degree l, without bias, over the same
 
     and "nt" likewise. The second does not hold against degree l the noise that unlearned degrees leave behind.
-    quick : two seeds, n = 4000, widths to 400 and 40: about 3 s; some 7 s a seed otherwise.
+    quick : two seeds, n = 4000, widths to 400 and 40: about 3 s; about 5 s a seed otherwise, on one core.
     """
     if quick:
         seeds, n, n_test, rf_widths, nt_widths = tuple(seeds)[:2], 4000, 2000, (5, 20, 160, 400), (5, 20, 40)
@@ -121,7 +121,7 @@ def single_neuron(
     "rf" and "nt": units max(w . x - threshold, 0), |w| = 1, no ridge. "nn": relu units with biases of their own,
     alpha = 1, a ~ N(0, 1), (w, b) ~ N(0, I / d), at flow time `t_end` (bosh3, rtol 1e-3). Test errors over the
     variance of the test targets.
-    quick : two seeds, n = 2000: about 3 s; some 5 s a seed otherwise.
+    quick : two seeds, n = 2000: about 3 s; about 4 s a seed otherwise, on one core.
     """
     if quick:
         seeds, n, n_test = tuple(seeds)[:2], 2000, 2000
@@ -168,9 +168,9 @@ def spiked(
 
     "krr": ridge regression with the tangent kernel of infinite width, relu, sigma_w^2 = 1/d. "nn": relu, alpha = 1,
     pairs (a, w), (-a, w) of the same law. Ridge and stopping time are the best on `n_test` other inputs, so that
-    the test errors (E f*^2 = 1) are not their own choice. Each as "krr, r=1" for every case of `SPIKED_CASES`: spike and noise
-    radius as in `targets.spiked`; the last is the radius of trap 6.
-    quick : two seeds, `t_end` at most 50: about 3 s; some 4 s a seed otherwise.
+    the test errors (E f*^2 = 1) are not their own choice. Each as "krr, r=1" for every case of `SPIKED_CASES`: spike
+    and noise radius as in `targets.spiked`; the last is the radius of trap 6.
+    quick : two seeds, `t_end` at most 50: about 3 s; about 4 s a seed otherwise, on one core.
     """
     if quick:
         seeds, t_end = tuple(seeds)[:2], min(t_end, 50.0)
