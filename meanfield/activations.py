@@ -180,11 +180,27 @@ def softplus(beta: float = 1.0, prefactor: float = 1.0) -> Activation:
     return Activation(f"softplus({beta:g}, {prefactor:g})" if given else "softplus", formula)
 
 
+@cache
+def biased_relu(threshold: float = 0.5) -> Activation:
+    """max(z - threshold, 0): unlike relu it has every polynomial degree. Ghorbani et al. (arXiv 1904.12191) use 0.5.
+
+    Equal thresholds give the same object. Raises InputError unless it is finite.
+    """
+    threshold = _checks.number(threshold, "threshold")
+
+    def formula(z):
+        return maximum(z - threshold, 0.0), where(z > threshold, 1.0, 0.0)
+
+    return Activation(f"relu(z - {threshold:g})", formula)
+
+
 relu = Activation("relu", _relu)
 erf = Activation("erf", _erf)
 tanh = Activation("tanh", _tanh)
 linear = Activation("linear", _linear)
 softplus_geiger = Activation("softplus-geiger", softplus(5.0, 1.404).formula)
 
-FAMILIES = {each.__name__: each for each in (softplus, polynomial, piecewise_linear)}  # with parameters of their own
+FAMILIES = {
+    each.__name__: each for each in (softplus, polynomial, piecewise_linear, biased_relu)
+}  # with parameters of their own
 ACTIVATIONS = {each.name: each for each in (relu, erf, tanh, softplus(), softplus_geiger, linear)}

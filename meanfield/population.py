@@ -25,6 +25,7 @@ from .fields import DataField
 from .network import Network
 from .overlaps import Overlap, overlap_of
 from .problems import Problem
+from .targets import on_sphere
 
 _ENTRIES = 2**20  # of the block of overlaps formed at a time
 
@@ -169,8 +170,7 @@ def _gaussian(rng, number, dim):
 
 
 def _sphere(rng, number, dim):
-    directions = _gaussian(rng, number, dim)
-    return directions * (np.sqrt(dim) / np.linalg.norm(directions, axis=1, keepdims=True))
+    return on_sphere(rng, number, dim, np.sqrt(dim))
 
 
 _LAWS = {"gaussian": _gaussian, "sphere": _sphere}
