@@ -276,15 +276,13 @@ def kernel_ratio_shares(kernels: np.ndarray) -> np.ndarray:
         S/(S - 1) (K_s - mean K)^2 / ((mean K)^2 - Var K / S)
 
     By Seleznova & Kutyniok (MSML 2021) the ratio tells whether the NTK at initialisation is deterministic: for depth L
-    and width M it is a function of L/M, here 1/N times a constant. Raises InputError for one seed, or a mean of about 0.
+    and width M it is a function of L/M, here 1/N times a constant. Raises InputError for one seed, or a mean near 0.
     """
     kernels = _checks.array(kernels, "kernels", 2, "an array (seeds, entries)")
     shares = variance_shares(kernels[:, :, None])
     squares = kernels.mean(axis=0) ** 2 - shares.mean(axis=0) / len(kernels)
     if squares.min() <= 0.0:
-        raise InputError(
-            "the mean of a kernel entry is within its standard error of 0; needed: more seeds, or diagonals."
-        )
+        raise InputError("the mean of a kernel entry is within its error of 0; needed: more seeds, or the diagonal.")
     return (shares / squares).mean(axis=1)
 
 

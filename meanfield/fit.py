@@ -111,7 +111,7 @@ def local_slopes(widths, values) -> np.ndarray:
     distinct, which = np.unique(widths, return_inverse=True)
     if len(values) != len(widths) or len(distinct) < 2 or distinct[0] <= 0 or values.min() <= 0:
         raise InputError(
-            f"widths are {widths.tolist()} and values {values.tolist()}; needed: as many, positive, of two or more widths."
+            f"widths are {widths.tolist()}, values {values.tolist()}; needed: as many, positive, two or more widths."
         )
     means = np.bincount(which, values) / np.bincount(which)
     return np.diff(np.log(means)) / np.diff(np.log(distinct))

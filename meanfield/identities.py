@@ -117,7 +117,7 @@ def mixture_gap(
     share : float from 0 to 1
     masses_a, masses_b : (N,), (M,), optional
 
-    Raises InputError where the problem is a `Population`, or on numbers that do not fit. R is that of f, not of f - f_0.
+    R is that of f, not of f - f_0. Raises InputError where the problem is a `Population`, or on what does not fit.
     """
     share = _share(share)
     a, b = network.particles(a, problem.dim), network.particles(b, problem.dim)

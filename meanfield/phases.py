@@ -2,8 +2,8 @@
 
     q = sigma_w^2 E phi(sqrt(q) g)^2 + sigma_b^2,   chi = sigma_w^2 E phi'(sqrt(q) g)^2,   g ~ N(0, 1)
 
-Poole, Lahiri, Raghu, Sohl-Dickstein & Ganguli (arXiv 1606.05340), eqs. 3 and 7; in Seleznova & Kutyniok the phases in
-which the NTK of deep networks is, or is not, deterministic: chi < 1 ordered, chi > 1 chaotic. Two layers have no phases.
+Poole, Lahiri, Raghu, Sohl-Dickstein & Ganguli (arXiv 1606.05340). In Seleznova & Kutyniok (MSML 2021) the phases in
+which the NTK of a deep network is deterministic or not: chi < 1 ordered, chi > 1 chaotic. Two layers have no phases.
 """
 
 import math
