@@ -254,8 +254,10 @@ def preactivation_speed(
     Of the order 1/alpha: Geiger et al. (arXiv 1906.08034), appendix D, for learning f - f_0, whose pull is y at t = 0.
     Per unit of flow time; inputs as the units see them, a bias among them. Cost: a velocity and N n d.
     """
-    kind = PopulationField if isinstance(problem, Population) else DataField
-    field = kind(network, problem, particles, masses)
+    if isinstance(problem, Population):
+        field = PopulationField(network, problem, particles, masses)
+    else:
+        field = DataField(network, problem, particles, masses)
     velocity = field.engine.unpack(field.gradient_velocity(field.state(particles)), field.n_particles)
     speeds = velocity[:, 1:] @ network.inputs(problem.inputs).T
     return float(np.sqrt(field.masses @ speeds**2 @ problem.weights))

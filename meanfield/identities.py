@@ -121,9 +121,9 @@ def mixture_gap(
     """
     share = _share(share)
     a, b = network.particles(a, problem.dim), network.particles(b, problem.dim)
-    masses = [_checks.masses(*each) for each in ((masses_a, len(a), "masses_a"), (masses_b, len(b), "masses_b"))]
-    mixed = np.concatenate([(1.0 - share) * masses[0], share * masses[1]])
-    outputs = [_outputs(network, problem, *each) for each in ((a, masses[0]), (b, masses[1]))]
+    masses_a, masses_b = _checks.masses(masses_a, len(a), "masses_a"), _checks.masses(masses_b, len(b), "masses_b")
+    mixed = np.concatenate([(1.0 - share) * masses_a, share * masses_b])
+    outputs = _outputs(network, problem, a, masses_a), _outputs(network, problem, b, masses_b)
     mixture = _outputs(network, problem, np.concatenate([a, b]), mixed)
     short = _shortfall(problem, share, *outputs, mixture)
     return short, float(share * (1.0 - share) * (problem.weights @ (outputs[0] - outputs[1]) ** 2))

@@ -54,7 +54,9 @@ def fixed_point(activation: str | Activation, sigma_w: float, sigma_b: float = 0
         after = sigma_w**2 * _mean_square(lambda z: activation.formula(z)[0], q) + sigma_b**2
         if not after < 1e8:
             break
-        if abs(after - q) <= 1e-11 * q or after < 1e-30:
+        if after < 1e-30:  # the signal dies: on to where squares leave the floats
+            return 0.0
+        if abs(after - q) <= 1e-11 * q:
             return after
         q = after
     raise ConvergenceError(
@@ -76,7 +78,7 @@ def _mean_square(function: Callable[[float], float], q: float) -> float:
     for low, high in ((-12.0, 0.0), (0.0, 12.0)):
         value, missed, *_ = quad(
             lambda g: float(function(root * g)) ** 2 * math.exp(-0.5 * g * g) / math.sqrt(2.0 * math.pi),
-            low, high, epsabs=1e-30, epsrel=1e-11, limit=200, full_output=1,
+            low, high, epsabs=0.0, epsrel=1e-11, limit=200, full_output=1,
         )  # fmt: skip
         total, error = total + value, error + missed
     if error > 1e-8 * total:

@@ -133,7 +133,7 @@ def output_growth(*, quick: bool = False, seed: int = 0) -> dict[str, Sweep]:
     plain = Network("relu", Scaling(alpha))
     early, late = alpha * np.geomspace(0.01, 1.0, 9), alpha * np.geomspace(1.0, 5.0, 7)
     times = np.unique(np.concatenate([[0.0], early, late[1:], alpha * np.arange(5.5, 14.5, 0.5)]))
-    factors, levels = [], []
+    factors, levels, growth = [], [], np.empty((0, 0))
     for width in widths:
         seeds = _seeds(quick, seed, 20, 8)
         found = ensembles.ensemble(
