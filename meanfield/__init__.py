@@ -32,6 +32,7 @@ from . import (
 )
 from .activations import Activation
 from .engines import set_num_threads
+from .ensembles import Ensemble, ensemble
 from .initial import GaussianLaw
 from .network import Network
 from .population import Population
@@ -43,6 +44,7 @@ __version__ = _machine.version("meanfield")
 
 __all__ = [
     "Activation",
+    "Ensemble",
     "GaussianLaw",
     "Network",
     "Population",
@@ -54,6 +56,7 @@ __all__ = [
     "datasets",
     "diagnostics",
     "engines",
+    "ensemble",
     "ensembles",
     "errors",
     "fit",
