@@ -88,8 +88,8 @@ def ensemble(
 
     Cost: S runs, one after another: a run has the engine's threads to itself. Side by side, a seed a thread, 20 seeds
     of N = 16 to 1,024 took as long (0.15 to 0.36 s for 170 evaluations each on n = 30 points and two cores). All seeds
-    in one pass of NumPy would take a twentieth of that at N = 16, a third at N = 128 and more from N = 512 on: a tenth of
-    a second to save.
+    in one pass of NumPy, which is not done, took about a twentieth of that at N = 16, 0.4 of it at N = 128, and more
+    than it from N = 512 on: a tenth of a second to save.
     """
     if refused := sorted({"keep", "stop"} & set(options)):
         raise InputError(f"an ensemble takes no {' or '.join(refused)}: its runs end at the same times; use simulate.")

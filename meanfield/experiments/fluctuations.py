@@ -100,8 +100,8 @@ def variance_of_data(*, quick: bool = False, seed: int = 0) -> dict[str, Sweep]:
 
     Geiger et al. (arXiv 1906.08034), appendix H, there for images and a hinge. Here lazy and trained to the end: each
     seed's own kernel at t = 0 and t = infinity, F(x) = K(x, X) K(X, X)^-1 y. relu in d = 10; "labels": y = +1 or -1 by
-    the sign of a teacher, "values": the teacher's own. Neither is a power of n: look at the local slopes. Mean over some data sets, each with a test set of 200; smaller
-    sets are the beginning of larger ones.
+    the sign of a teacher, "values": the teacher's own. Neither is a power of n: look at the local slopes.
+    Mean over some data sets, each with a test set of 200; smaller sets are the beginning of larger ones.
     """
     sizes, seeds = (20, 40, 80, 160) if quick else (20, 40, 80, 160, 320), _seeds(quick, seed, 30, 12)
     network = Network("relu")
