@@ -13,14 +13,17 @@ from . import (
     datasets,
     diagnostics,
     engines,
+    ensembles,
     errors,
     fit,
+    identities,
     initial,
     integrators,
     kernels,
     limits,
     linearised,
     losses,
+    phases,
     plots,
     population,
     problems,
@@ -34,6 +37,7 @@ from . import (
 )
 from .activations import Activation
 from .engines import set_num_threads
+from .ensembles import Ensemble, ensemble
 from .initial import GaussianLaw
 from .network import Network
 from .population import Population
@@ -45,6 +49,7 @@ __version__ = _machine.version("meanfield")
 
 __all__ = [
     "Activation",
+    "Ensemble",
     "GaussianLaw",
     "Network",
     "Population",
@@ -56,14 +61,18 @@ __all__ = [
     "datasets",
     "diagnostics",
     "engines",
+    "ensemble",
+    "ensembles",
     "errors",
     "fit",
+    "identities",
     "initial",
     "integrators",
     "kernels",
     "limits",
     "linearised",
     "losses",
+    "phases",
     "plots",
     "population",
     "problems",

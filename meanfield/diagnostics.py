@@ -158,6 +158,38 @@ def free_energy(run: Any, index: int = -1, *, temperature: float, ridge: float =
     return float(value), float(added.std(ddof=1) / np.sqrt(len(added)))
 
 
+def t_half(times: np.ndarray, risks: np.ndarray, share: float = 0.5) -> float:
+    """First time at which the risk has fallen to `share` of what it was at first; NaN if it does not.
+
+    Between two times log R is taken as linear, which is exact for exponential decay (R itself where it reaches 0).
+
+    Parameters
+    ----------
+    times, risks : (T,)
+        Of a run: `run.times` and `run.records["risk"]`. Beginning at t = 0, or the share is of another risk.
+    share : float
+        Between 0 and 1.
+
+    Raises InputError on shapes that do not fit, a negative risk, or one of 0 at first.
+    """
+    times = _checks.times(times)
+    risks, share = _checks.array(risks, "risks", 1, "a risk for each time"), _checks.number(share, "share", above=0.0)
+    if len(risks) != len(times) or risks.min() < 0.0 or risks[0] == 0.0 or share >= 1.0:
+        raise InputError(
+            f"{len(times)} times, {len(risks)} risks from {risks[0]:g} with minimum {risks.min():g}, share {share:g}; "
+            "needed: as many, none negative, the first positive, and a share below 1."
+        )
+    level = share * risks[0]
+    below = np.flatnonzero(risks <= level)
+    if len(below) == 0:
+        return float("nan")
+    k = below[0]
+    before, after = risks[k - 1], risks[k]
+    if after > 0.0:
+        before, after, level = np.log([before, after, level])
+    return float(times[k - 1] + (times[k] - times[k - 1]) * (before - level) / (before - after))
+
+
 DIAGNOSTICS = {
     each.__name__: each for each in (risk, loss, test_risk, train_error, test_error, kernel_drift, displacement)
 }

@@ -18,11 +18,18 @@ class PowerLaw:
     """mean = e^intercept N^slope.
 
     slope, interval : the exponent and its 95 % bootstrap interval over seeds
+    local_slopes : (W - 1,), the slope between each two neighbouring widths, and so where it bends; their mean weighted
+        as least squares weighs them is `slope`
     """
 
     slope: float
     interval: tuple[float, float]
     intercept: float
+    local_slopes: tuple[float, ...] = ()
+
+    def verdict(self, theory: float | Sequence[float]) -> str:
+        """`verdict` of this law's interval."""
+        return verdict(self.interval, theory)
 
     def __call__(self, widths):
         return np.exp(self.intercept) * np.asarray(widths, dtype=float) ** self.slope
@@ -90,7 +97,24 @@ def power_law(widths, per_seed, *, resamples: int = 2000, seed: int = 0) -> Powe
     slope = float(slopes(means))
     low, high = np.percentile(slopes(_resampled_means(per_seed, resamples, seed)), _percentiles(len(per_seed)))
     intercept = float(np.log(means).mean() - slope * np.log(widths).mean())
-    return PowerLaw(slope, (float(low), float(high)), intercept)
+    return PowerLaw(slope, (float(low), float(high)), intercept, tuple(local_slopes(widths, means).tolist()))
+
+
+def local_slopes(widths, values) -> np.ndarray:
+    """Slopes of log(value) against log(width) between neighbours in order of width: (W - 1,), from (W,) and (W,).
+
+    A width that occurs twice has one value, the mean. Raises InputError on fewer than two widths, or where one of them
+    or a value is not positive.
+    """
+    widths = _checks.array(widths, "widths", 1, "two or more widths")
+    values = _checks.array(values, "values", 1, "a value for each width")
+    distinct, which = np.unique(widths, return_inverse=True)
+    if len(values) != len(widths) or len(distinct) < 2 or distinct[0] <= 0 or values.min() <= 0:
+        raise InputError(
+            f"widths are {widths.tolist()}, values {values.tolist()}; needed: as many, positive, two or more widths."
+        )
+    means = np.bincount(which, values) / np.bincount(which)
+    return np.diff(np.log(means)) / np.diff(np.log(distinct))
 
 
 def contains(interval: Sequence[float], theory: float | Sequence[float], allowance: float = 0.0) -> bool:

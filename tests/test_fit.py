@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from meanfield.errors import InputError
-from meanfield.fit import ALLOWANCE, WIDEST, PowerLaw, mean_interval, power_law, verdict
+from meanfield.fit import ALLOWANCE, WIDEST, PowerLaw, local_slopes, mean_interval, power_law, verdict
 
 WIDTHS = np.array([16, 32, 64, 128, 256, 512])
 
@@ -195,3 +195,33 @@ def test_bad_input(call, message):
     """What cannot be used is refused with what was given and what was needed."""
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_local_slopes_of_powers():
+    """Exact powers, piece by piece: -1 to 64, -2 from there; and a law's own are those of its means. 1e-12."""
+    values = np.where(WIDTHS <= WIDTHS[1], 1.0 / WIDTHS, WIDTHS[1] / WIDTHS.astype(float) ** 2)
+    slopes = local_slopes(WIDTHS, values)
+    assert slopes == pytest.approx([-1.0, *[-2.0] * (len(WIDTHS) - 2)], rel=1e-12)
+    noise = noisy(-0.5, 1)
+    assert power_law(WIDTHS, noise).local_slopes == pytest.approx(local_slopes(WIDTHS, noise.mean(axis=0)), rel=1e-12)
+    assert local_slopes(WIDTHS[::-1], values[::-1]) == pytest.approx(slopes, rel=1e-12)
+    assert local_slopes([1, 2, 2], [1.0, 3.0, 5.0]) == pytest.approx([2.0], rel=1e-12)
+
+
+def test_a_bend_shows_in_local_slopes_alone():
+    """One slope through a bend says neither; the spread of the local ones does."""
+    values = np.where(WIDTHS <= WIDTHS[1], 1.0 / WIDTHS, WIDTHS[1] / WIDTHS.astype(float) ** 2)
+    bent, straight = power_law(WIDTHS, [values, values]), power_law(WIDTHS, [1.0 / WIDTHS, 1.0 / WIDTHS])
+    assert np.ptp(bent.local_slopes) > 0.9 > 1e-9 > np.ptp(straight.local_slopes)
+
+
+def test_the_verdict_of_a_law():
+    """That of its interval."""
+    law = power_law(WIDTHS, noisy(-0.5, 1))
+    assert [law.verdict(theory) for theory in (-0.5, 0.5, (-0.9, -0.1))] == ["agrees", "differs", "agrees"]
+
+
+@pytest.mark.parametrize(("widths", "values"), [([1], [1.0]), ([1, 2], [1.0]), ([1, 2], [1.0, 0.0]), ([2, 2], [1, 1])])
+def test_what_has_no_local_slopes(widths, values):
+    with pytest.raises(InputError, match="needed: as many, positive, two or more widths"):
+        local_slopes(widths, values)

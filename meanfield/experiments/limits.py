@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from .. import _checks, _machine, _memory, datasets, engines, fit, initial, limits, problems, tangent, transport
 from ..activations import ACTIVATIONS
+from ..ensembles import variance_shares
 from ..errors import InputError
 from ..initial import GaussianLaw
 from ..limits import MeanFieldLimit
@@ -26,7 +27,7 @@ from ..network import Network
 from ..problems import Problem
 from ..scaling import Scaling
 from ..simulation import Run, simulate, simulate_coupled
-from .quantities import QUANTITIES, TOWARDS_MINUS_ONE, table, variance_shares
+from .quantities import QUANTITIES, TOWARDS_MINUS_ONE, table
 
 REGIMES = ("mf", "ntk")
 CURVES = ("risk", "test_risk", "train_error", "test_error")

@@ -89,13 +89,3 @@ def floor_exponent(dim: int, widths: tuple[int, ...]) -> float:
         return -1.0 / dim
     logs = np.log(np.maximum(widths, 2))
     return float(np.polyfit(logs, np.log(logs) - logs / 2, 1)[0])
-
-
-def variance_shares(predictions: np.ndarray) -> np.ndarray:
-    """Each seed's share of the unbiased variance over seeds, mean over test inputs: (S, W) from (S, W, m).
-
-    The shares S/(S-1) mean_k (f_s - mean f)^2 have the variance as their mean, so that it is treated like any
-    other mean over seeds.
-    """
-    seeds = len(predictions)
-    return seeds / (seeds - 1) * np.mean((predictions - predictions.mean(axis=0)) ** 2, axis=2)
