@@ -87,6 +87,31 @@ def limits_command(
         typer.echo(f"\nwrote {', '.join(str(out / name) for name in FILES)}")
 
 
+@app.command("claims")
+def claims_command(
+    only: Annotated[str | None, typer.Option(help="Some of F01 to F50, with commas. Default: all.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer seeds and sizes: wider intervals.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the table into this Markdown file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON instead of the table.")] = False,
+) -> None:
+    """What the literature states, row by row, and what is measured here: intervals, verdicts, seconds.
+
+    Under half an hour on two cores, --quick under five minutes.
+    """
+    from .experiments import claims
+
+    names = [each.strip() for each in only.split(",")] if only else []
+    rows = claims.run(names, quick, lambda claim: typer.echo(f"{claim.name} {claim.statement}", err=True))
+    if out is not None:
+        write_atomically(out, lambda path: path.write_text(claims.page(rows, quick), encoding="utf-8"))
+    if as_json:
+        typer.echo(_json(claims.report(rows, quick)))
+    else:
+        typer.echo(claims.markdown(rows))
+        counts = claims.summary(rows)
+        typer.echo("\n" + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()), err=True)
+
+
 @app.command("list")
 def list_command(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
     """What there is to choose from, here and in Python: by name, or a function of the module in brackets."""

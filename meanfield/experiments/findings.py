@@ -1,0 +1,89 @@
+"""What an experiment finds: numbers with intervals, held against what is expected; verdicts computed from them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtrit
+
+from .. import fit
+
+VERDICTS = ("agrees", "cannot tell", "differs")  # from best to worst
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A number and what was expected of it.
+
+    what : in a few words
+    value, interval : measured, with its 95 % interval; (value, value) for what is not random
+    expected : a number, or a range that must hold the interval
+    allowance : added on both sides of the interval before a number is looked for in it
+    widest : a wider interval cannot tell
+    """
+
+    what: str
+    value: float
+    interval: tuple[float, float]
+    expected: float | tuple[float, float]
+    allowance: float = 0.0
+    widest: float = np.inf
+
+    @property
+    def verdict(self) -> str:
+        """ "agrees", "differs", or "cannot tell": the interval is too wide or crosses an end of the expected range."""
+        low, high = self.interval
+        if not 0.0 <= high - low <= self.widest:
+            return "cannot tell"
+        if fit.contains(self.interval, self.expected, self.allowance):
+            return "agrees"
+        if isinstance(self.expected, tuple) and low <= self.expected[1] and high >= self.expected[0]:
+            return "cannot tell"
+        return "differs"
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        between = "" if low == high else f" [{low:.3g}, {high:.3g}]"
+        return f"{self.what} {self.value:.3g}{between}"
+
+    @property
+    def wanted(self) -> str:
+        if isinstance(self.expected, tuple):
+            low, high = self.expected
+            if low in (0.0, -np.inf):
+                return f"at most {high:g}"
+            return f"at least {low:g}" if high == np.inf else f"{low:g} to {high:g}"
+        return f"{self.expected:g}" + (f" +- {self.allowance:g}" if self.allowance else "")
+
+
+def worst(findings: Sequence[Finding]) -> str:
+    """The verdict on a claim that says several things."""
+    return max((each.verdict for each in findings), key=VERDICTS.index)
+
+
+def equal(what: str, difference: float, tolerance: float) -> Finding:
+    """Two computations of one number, or a bound: the largest difference is at most the tolerance."""
+    return Finding(what, difference, (difference, difference), (0.0, tolerance))
+
+
+def exponent(what: str, sizes, per_seed, expected, seed: int = 0) -> Finding:
+    """Of a power law over all sizes, by bootstrap over seeds (`fit.power_law`); the house's allowance and width."""
+    law = fit.power_law(sizes, per_seed, seed=seed)
+    return Finding(what, law.slope, law.interval, expected, fit.ALLOWANCE, fit.WIDEST)
+
+
+def order(what: str, steps, errors, expected: float, allowance: float = 0.1) -> Finding:
+    """Of convergence: least squares in log-log with its 95 % interval from the scatter about the line."""
+    x, y = np.log(steps), np.log(errors)
+    (slope, _), residual, *_ = np.polyfit(x, y, 1, full=True)
+    freedom = len(x) - 2
+    spread = np.sqrt(float(residual[0]) / freedom / ((x - x.mean()) ** 2).sum()) if len(residual) else 0.0
+    half = float(stdtrit(freedom, 0.975) * spread)
+    return Finding(what, float(slope), (float(slope) - half, float(slope) + half), expected, allowance, 1.0)
+
+
+def mean(what: str, per_seed, expected, allowance: float = 0.0, widest: float = np.inf) -> Finding:
+    """Mean over seeds with its bootstrap interval."""
+    values = np.asarray(per_seed, dtype=float)[:, None]
+    low, high = fit.mean_interval(values)[:, 0]
+    return Finding(what, float(values.mean()), (float(low), float(high)), expected, allowance, widest)

@@ -1,0 +1,174 @@
+"""Feature and lazy regime: what a crossover in alpha shows, once for each activation, and the claims read off it.
+
+The square loss is trained to a twentieth of its start at widths h = 64 and 1024, d = 3, n = 40, over eight decades of
+alpha: relative change of the tangent kernel, displacement of the weights, and the time at which the risk is halved.
+"""
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from .. import initial, stopping
+from ..network import Network
+from ..problems import Problem
+from ..scaling import Scaling
+from ..simulation import simulate
+from .findings import Finding, equal, mean, order
+
+WIDTHS = (64, 1024)
+
+
+@dataclass(frozen=True, eq=False)
+class Crossover:
+    """drift, displacement, half_time : (seeds, widths, alphas); alphas : (A,)"""
+
+    alphas: np.ndarray
+    drift: np.ndarray
+    displacement: np.ndarray
+    half_time: np.ndarray
+
+    def within(self, low, high):
+        """Which alphas lie in [low, high]."""
+        return (self.alphas > 0.99 * low) & (self.alphas < 1.01 * high)
+
+
+def task(n: int = 40, dim: int = 3, seed: int = 0) -> Problem:
+    """Gaussian inputs on the unit sphere times sqrt(d), y = sign-free smooth target of mean square 1."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, dim))
+    y = np.tanh(x[:, 0] + 0.5 * x[:, 1] * x[:, 2]) + 0.3 * x[:, 1]
+    return Problem(x, y / np.sqrt(np.mean(y**2)))
+
+
+@lru_cache(maxsize=16)
+def crossover(
+    activation: str, alphas: tuple[float, ...], widths: tuple[int, ...], seeds: int, paired=False
+) -> Crossover:
+    """Train to a twentieth of the risk, learning f - f_0, at each alpha, width and seed."""
+    problem, shape = task(), (seeds, len(widths), len(alphas))
+    drift, displacement, half = np.empty(shape), np.empty(shape), np.empty(shape)
+    for place in np.ndindex(shape):
+        seed, width, alpha = place[0], widths[place[1]], alphas[place[2]]
+        network = Network(activation, Scaling(alpha, shift="initial"))
+        start = initial.gaussian(width, problem.dim, seed=[7, seed], paired=paired)
+        scale = min(alpha, 1.0)  # of time: particles move by one in alpha where alpha is small
+        trace, rtol = _Trace(), 1e-3 if activation == "relu" else 1e-5  # its kinks cost steps: 30,000 for 400
+        run = simulate(
+            network, problem, start, [0.0, 1e5 * scale], rtol=rtol, record=["kernel_drift", "displacement"],
+            stop=[trace.criterion(), stopping.risk(0.05)],
+        )  # fmt: skip
+        drift[place], displacement[place] = run.records["kernel_drift"][-1], run.records["displacement"][-1]
+        half[place] = trace.half_time()
+    return Crossover(np.array(alphas), drift, displacement, half)
+
+
+class _Trace:
+    """Times and risks of all accepted steps, by a criterion that is never met."""
+
+    def __init__(self):
+        self.times, self.risks = [0.0], [1.0]
+
+    def criterion(self):
+        return stopping.Criterion("never", self._look)
+
+    def _look(self, look):
+        self.times.append(look.time)
+        self.risks.append(look.risk)
+        return False
+
+    def half_time(self):
+        """When the risk fell below a half, by interpolation between steps."""
+        below = int(np.argmax(np.array(self.risks) < 0.5))
+        t, r = np.array(self.times), np.log(self.risks)
+        return float(np.interp(np.log(0.5), r[[below, below - 1]], t[[below, below - 1]])) if below else np.nan
+
+
+def _feature(activation, quick):
+    alphas = (1e-3, 1e-2, 1e-1) if quick else (1e-4, 1e-3, 1e-2, 1e-1)
+    return crossover(activation, alphas, WIDTHS[:1] if quick else WIDTHS, 2 if quick else 3)
+
+
+def feature_drift(quick: bool) -> list[Finding]:
+    """F12: dK ~ alpha^-a with a = 2 / (1 + 1/L) = 1 for two layers, in the feature regime."""
+    found = [(name, _feature(name, quick)) for name in ("relu", "softplus")]
+    return [order(f"-a ({name})", each.alphas, each.drift.mean(axis=(0, 1)), -1.0, 0.05) for name, each in found]
+
+
+def displacement(quick: bool) -> list[Finding]:
+    """F13: |theta - theta_0| ~ alpha^-b, b = 1 / (L + 1) = 1/2 in the feature regime, 1 in the lazy one."""
+    findings = []
+    for name in ("relu", "softplus"):
+        each = _feature(name, quick)
+        findings.append(order(f"feature, -b ({name})", each.alphas, each.displacement.mean(axis=(0, 1)), -0.5, 0.05))
+    lazy = _lazy("softplus", quick)
+    return [*findings, order("lazy (softplus)", lazy.alphas, lazy.displacement.mean(axis=(0, 1)), -1.0, 0.05)]
+
+
+def half_time(quick: bool) -> list[Finding]:
+    """F14: t_half ~ alpha; a pure power law, or one with a logarithm: increments of t_half / alpha per decade."""
+    findings = []
+    for name in ("relu", "softplus"):
+        each = _feature(name, quick)
+        times = each.half_time.mean(axis=(0, 1))
+        findings.append(replace(order(f"exponent of t_half ({name})", each.alphas, times, 1.0, 0.0), widest=0.3))
+        steps = -np.diff(times / each.alphas)  # alphas rise: per decade towards 0
+        findings.append(equal(f"increments per decade, spread ({name})", float(np.ptp(steps) / steps.mean()), 0.1))
+    return findings
+
+
+def _lazy(activation, quick, paired=True):
+    alphas = (30.0, 100.0, 300.0) if quick else (30.0, 100.0, 300.0, 1000.0)
+    return crossover(activation, alphas, WIDTHS[:1] if quick else WIDTHS, 2 if quick else 3, paired)
+
+
+def lazy_drift(quick: bool) -> list[Finding]:
+    """F10: Geiger's lazy law dK ~ 1/alpha; a symmetric law of a leads to 1/(alpha sqrt N), then 1/alpha^2."""
+    paired = _lazy("softplus", quick)
+    findings = [order("paired pairs: exponent in alpha", paired.alphas, paired.drift.mean(axis=(0, 1)), -1.0, 0.05)]
+    widths = (64, 256) if quick else (64, 256, 1024)
+    iid = crossover("softplus", (1000.0,), widths, 4 if quick else 8)
+    slopes = np.log(iid.drift[:, -1, 0] / iid.drift[:, 0, 0]) / np.log(widths[-1] / widths[0])
+    return [*findings, mean("iid at alpha = 1000: slope in N at equal alpha", slopes, 0.0, 0.05)]
+
+
+def collapse(quick: bool) -> list[Finding]:
+    """F11: sqrt(h) alpha_G = alpha is all there is: dK at equal alpha, and alpha* where dK = 1, at two widths."""
+    alphas, widths = (0.1, 0.3, 1.0, 3.0), (256, 1024)
+    findings = []
+    for name in ("softplus",) if quick else ("relu", "softplus"):
+        each = crossover(name, alphas, widths, 6 if quick else 12)
+        narrow, wide = np.log(each.drift).transpose(1, 0, 2)
+        findings.append(mean(f"log of dK(1024) / dK(256) at alpha = 0.1 ({name})", (wide - narrow)[:, 0], 0.0, 0.05))
+        stars = [[np.interp(0.0, -row, np.log(alphas)) for row in rows] for rows in (narrow, wide)]
+        findings.append(mean(f"log of their alpha* ({name})", np.subtract(stars[1], stars[0]), 0.0, 0.05))
+    return findings
+
+
+def three_regimes(quick: bool) -> list[Finding]:
+    """F22: relu between feature and lazy regime: local exponent of dK in alpha, median over seeds; -1/2 is claimed."""
+    alphas = (300.0, 1000.0, 3000.0)
+    each = crossover("relu", alphas, (256,), 4 if quick else 8)
+    slopes = np.log(each.drift[:, 0, -1] / each.drift[:, 0, 0]) / np.log(alphas[-1] / alphas[0])
+    return [mean("local exponent", slopes, -0.5, 0.1, widest=0.6)]
+
+
+def subtraction(quick: bool) -> list[Finding]:
+    """F23: test error of f over that of f - f_0: the same at small alpha, and much worse without at large alpha."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((80, 3))
+    y = np.tanh(x[:, 0] + 0.5 * x[:, 1])
+    problem = Problem(x[:40], y[:40], test_inputs=x[40:], test_targets=y[40:])
+    findings = []
+    for alpha, expected in ((1.0, (0.6, 1.6)), (160.0, (20.0, np.inf))):
+        ratios = []
+        for seed in range(3 if quick else 8):
+            start = initial.gaussian(256, 3, seed=seed)
+            errors = [
+                simulate(Network("tanh", Scaling(alpha, shift=shift)), problem, start, [30.0], rtol=1e-4,
+                         record=["test_risk"]).records["test_risk"][-1]
+                for shift in (None, "initial")
+            ]  # fmt: skip
+            ratios.append(errors[0] / errors[1])
+        findings.append(mean(f"ratio at alpha = {alpha:g}", ratios, expected))
+    return findings
