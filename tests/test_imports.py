@@ -88,6 +88,7 @@ ORDER = (
     "experiments.linearised",
     "experiments.findings",
     "experiments.dynamics",
+    "experiments.kernel_claims",
     "experiments.regimes",
     "experiments.gaussians",
     "experiments.claims",

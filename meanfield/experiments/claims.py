@@ -11,12 +11,18 @@ from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 
-from .. import _checks, _machine, fit
-from ..errors import InputError
-from . import dynamics, gaussians, limits, regimes
+import numpy as np
+
+from .. import _checks, _machine, datasets, fit, initial, targets
+from ..initial import GaussianLaw
+from ..limits import mean_field
+from ..network import Network
+from ..scaling import Scaling
+from ..simulation import simulate
+from . import dynamics, findings, fluctuations, gaussians, kernel_claims, limits, linearised, regimes
 from .findings import Finding, worst
 
-OUT_OF_SCOPE = "out of scope"
+OUT_OF_SCOPE, NOT_MEASURED = "out of scope", "not measured"
 
 
 @dataclass(frozen=True)
@@ -25,8 +31,9 @@ class Claim:
 
     name : F01 .. F50
     statement, source : in a line
-    measure : quick -> findings; None where it is out of scope
-    why : the sentence for a row that differs or cannot tell; for one out of scope, what it would need
+    measure : quick -> findings
+    why : the sentence for a row that differs or cannot tell; for one without a measure, what it would need
+    otherwise : the verdict without a measure: out of scope (deep networks, CNN), or not measured
     """
 
     name: str
@@ -34,6 +41,7 @@ class Claim:
     source: str
     measure: Callable[[bool], list[Finding]] | None = None
     why: str = ""
+    otherwise: str = OUT_OF_SCOPE
 
     @property
     def runs(self) -> str:
@@ -47,7 +55,7 @@ class Claim:
 class Row:
     """A claim as measured.
 
-    verdict : "agrees", "differs", "cannot tell" or "out of scope"
+    verdict : "agrees", "differs", "cannot tell"; "out of scope" or "not measured"
     seconds : it took
     """
 
@@ -57,7 +65,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        return worst(self.findings) if self.findings else OUT_OF_SCOPE
+        return worst(self.findings) if self.findings else self.claim.otherwise
 
     @property
     def sentence(self) -> str:
@@ -202,11 +210,196 @@ def lazy_kernel(quick: bool) -> list[Finding]:
     return [*_slopes(quick, "kernel_drift_ntk"), *regimes.lazy_drift(quick)]
 
 
+# Rows read off other experiments
+
+
+def _sweeps(sweeps, **names) -> list[Finding]:
+    """Exponents of the named sweeps, each in the words given."""
+    return [
+        Finding(
+            words, sweeps[name].law.slope, sweeps[name].law.interval, sweeps[name].theory, fit.ALLOWANCE, fit.WIDEST
+        )
+        for name, words in names.items()
+    ]
+
+
+@lru_cache(maxsize=8)
+def _variance(alpha: float, quick: bool):
+    return fluctuations.variance(alpha, quick=quick)
+
+
+_ALPHAS = (1.0, 0.1, fluctuations.LAZY)
+
+
+def variance(quick: bool) -> list[Finding]:
+    """F17: Var F ~ 1/h at alpha = 1, 0.1 and in the lazy regime."""
+    found = [_sweeps(_variance(alpha, quick), variance=f"slope in h, alpha = {alpha:g}") for alpha in _ALPHAS]
+    return [each for row in found for each in row]
+
+
+def average(quick: bool) -> list[Finding]:
+    """F18: the error of the ensemble's average does not depend on h."""
+    found = [
+        _sweeps(_variance(alpha, quick), **{"average error": f"slope in h, alpha = {alpha:g}"}) for alpha in _ALPHAS
+    ]
+    return [each for row in found for each in row]
+
+
+def variance_of_data(quick: bool) -> list[Finding]:
+    """F19: variance of the lazy predictor against n."""
+    return _sweeps(fluctuations.variance_of_data(quick=quick), labels="exponent in n, labels", values="values")
+
+
+def output_growth(quick: bool) -> list[Finding]:
+    """F15: growth of the output until t_1."""
+    return _sweeps(
+        fluctuations.output_growth(quick=quick), width="slope in h of the factor", early="exponent in t, early",
+        late="later",
+    )  # fmt: skip
+
+
+def preactivation_speed(quick: bool) -> list[Finding]:
+    """F16: speed of the preactivations at t = 0."""
+    found = fluctuations.preactivation_speed(quick=quick)
+    return _sweeps(found, alpha="slope in alpha", width="slope in h at equal alpha_G")
+
+
+def kernel_ratio(quick: bool) -> list[Finding]:
+    """F47: E K^2 / (E K)^2 - 1 at initialisation."""
+    return _sweeps(fluctuations.kernel_ratio(quick=quick), ratio="slope in M")
+
+
+def plane(quick: bool) -> list[Finding]:
+    """F33: exponents of f_0, of a step of f and of the parameters at points of Golikov's plane."""
+    points = {"NTK": (-0.5, 0.0), "MF": (-1.0, 1.0)} | ({} if quick else {"sym-default": (-0.5, 0.5)})
+    return [
+        each
+        for name, (q, q_tilde) in points.items()
+        for each in _sweeps(
+            fluctuations.plane(q, q_tilde, quick=quick), f_0=f"{name}: f_0", step="step of f", parameters="parameters"
+        )
+    ]
+
+
+def golikov(quick: bool) -> list[Finding]:
+    """F34: KL of the limit models from a network of width d* = 16, unbiased, less that of IC-MF."""
+    found = fluctuations.golikov_kl(16, quick=quick)
+    nearest = found["ic-mf"]
+    return [
+        Finding(
+            f"KL of {name} less that of IC-MF", found[name].value - nearest.value,
+            (found[name].interval[0] - nearest.interval[1], found[name].interval[1] - nearest.interval[0]),
+            (0.0, np.inf),
+        )
+        for name in ("ntk", "mf", "sym-default", "default")
+    ]  # fmt: skip
+
+
+def _shares(found, name, column, what, expected) -> Finding:
+    rows = found.shares[name]
+    return findings.mean(what, rows if column is None else rows[:, column], expected)
+
+
+def staircase(quick: bool) -> list[Finding]:
+    """F28: RF of N ~ d^l units learns degree l, NT degree l + 1, on the sphere in d = 20."""
+    found = linearised.staircase(quick=quick)
+    rf, nt = found.widths["rf"], found.widths["nt"]
+    return [
+        _shares(found, "rf degree 1", rf.index(max(rf)), f"RF, N = {max(rf)}: degree 1", (0.0, 0.2)),
+        _shares(found, "rf degree 3", rf.index(max(rf)), "RF: degree 3", (0.7, np.inf)),
+        _shares(found, "nt degree 2", nt.index(max(nt)), f"NT, N = {max(nt)}: degree 2", (0.0, 0.2)),
+        _shares(found, "nt degree 3", nt.index(max(nt)), "NT: degree 3", (0.7, np.inf)),
+    ]
+
+
+def single_neuron(quick: bool) -> list[Finding]:
+    """F29: NT stays away from 0 for one neuron, a network does not."""
+    found = linearised.single_neuron(quick=quick)
+    widest = max(found.widths["nt"])
+    return [
+        _shares(found, "rf", -1, f"RF, N = {widest}", (0.05, np.inf)),
+        _shares(found, "nt", -1, "NT", (0.05, np.inf)),
+        _shares(found, "nn", None, "NN", (-np.inf, 0.01)),
+    ]
+
+
+def spiked(quick: bool) -> list[Finding]:
+    """F30: noise in other coordinates hurts the kernel more than the network."""
+    found = linearised.spiked(quick=quick).shares
+    return [
+        findings.mean("kernel ridge over NN, noise radius r = 1", found["krr, r=1"] / found["nn, r=1"], (5.0, np.inf)),
+        findings.mean("r = 1 over r = 2, kernel ridge", found["krr, r=1"] / found["krr, r=2"], (2.0, np.inf)),
+    ]
+
+
+def quadratic(quick: bool) -> list[Finding]:
+    """F31: population errors for x'Bx by linear algebra: RF 1 - N / (d (d + 1) / 2), NT, NN, d = 20, N = 10."""
+    found = linearised.quadratic(quick=quick)
+    rf = float(np.mean(found.expected["rf"]))
+    return [
+        findings.mean("RF", found.shares["rf"], rf),
+        findings.mean("NT", found.shares["nt"], float(np.mean(found.expected["nt, large d"])), 0.02),
+        findings.mean("NN", found.shares["nn"], (0.0, 0.15)),
+    ]
+
+
+def three_spin(quick: bool) -> list[Finding]:
+    """F43: E (f_N - f)^2 ~ 1/N for the 3-spin function, tanh units, alpha = 3, to t = 10."""
+    problem, network = targets.three_spin(dim=4, n=150, n_test=200, seed=1), Network("tanh", Scaling(3.0))
+    limit = mean_field(network, problem, GaussianLaw(4), [10.0], n_nodes=4096 if quick else 16384, rtol=1e-5)
+    sizes, seeds = (32, 128, 512), 8 if quick else 20
+    errors = np.empty((seeds, len(sizes)))
+    for seed, k in np.ndindex(errors.shape):
+        start = initial.gaussian(sizes[k], 4, [seed, k])
+        found = simulate(network, problem, start, [10.0], rtol=1e-5, keep="last").test_predictions[-1]
+        errors[seed, k] = np.mean((found - limit.test_predictions[-1]) ** 2)
+    return [findings.exponent("slope in N", sizes, errors, -1.0)]
+
+
+def biases(quick: bool) -> list[Finding]:
+    """F27: test error on Fashion-MNIST with biases less without, alpha = 1, N = 512, the same starts."""
+    problem = datasets.fashion_mnist(300, 500)
+    gaps = []
+    for seed in range(3 if quick else 8):
+        start = initial.gaussian(512, problem.dim + 1, seed)
+        pair = (
+            simulate(Network("tanh", bias=1.0), problem, start, [100.0], rtol=1e-4, record=["test_error"], keep="last"),
+            simulate(Network("tanh"), problem, start[:, :-1], [100.0], rtol=1e-4, record=["test_error"], keep="last"),
+        )
+        gaps.append(pair[0].records["test_error"][-1] - pair[1].records["test_error"][-1])
+    return [findings.mean("difference of the test error", gaps, (-0.02, 0.02))]
+
+
 _TWO_LAYERS = "needs more than two layers"
 _CLAIMS = (
     Claim("F01", "gradient flow theta' = (1/alpha) E[u grad s]", "report 3.1", dynamics.gradient_flow),
     Claim("F02", "residual dynamics u' = -K u beside the particles", "report 3.2, 3.5",
           dynamics.residual_beside_particles),
+    Claim("F03", "the law moves with its particles: the weak form of DD", "report 3.4", dynamics.weak_form),
+    Claim("F05", "R is convex in the law along mixtures, not along W2 geodesics", "report 3.4", dynamics.convexity),
+    Claim("F15", "the output grows by sqrt(h) until t_1, linearly in t", "Geiger C", output_growth,
+          "the kernel grows before t_1: the logarithm of F14"),
+    Claim("F16", "preactivations move at 1/(sqrt(h) alpha_G) at t = 0", "Geiger D", preactivation_speed),
+    Claim("F17", "Var F ~ 1/h in both regimes", "Geiger 4", variance),
+    Claim("F18", "averaging over an ensemble removes the dependence on h", "Geiger 4", average),
+    Claim("F19", "the lazy variance grows like sqrt(n)", "Geiger H", variance_of_data,
+          "for labels it grows nearly like n, for values its local slope goes from 0.1 to 1: no power of n"),
+    Claim("F20", "the kernel at the end of training does what the network does", "Geiger A", kernel_claims.frozen),
+    Claim("F21", "training aligns the Gram matrix with the targets", "Geiger A, fig. 8", kernel_claims.aligned),
+    Claim("F27", "biases are negligible", "Geiger J", biases, "the interval is wider than the two per cent asked"),
+    Claim("F28", "RF of N ~ d^l units learns degree l, NT degree l + 1", "report 5", staircase),
+    Claim("F29", "one neuron: NT is bounded away from 0, NN is not", "report 5", single_neuron),
+    Claim("F30", "noise hurts kernels more than networks", "GMMM20", spiked),
+    Claim("F31", "quadratic target: RF 1 - N/(d(d+1)/2), NT (1 - N/d)^2, NN best rank", "Ghorbani et al.", quadratic,
+          "(1 - N/d)^2 is the limit d -> infinity; (d - N)(d - N + 1)/(d(d + 1)) at this d"),
+    Claim("F32", "the NTK classifies Fashion-MNIST from 300 images", "report 6", kernel_claims.classification),
+    Claim("F33", "exponents in the (q, q~) plane", "Golikov", plane),
+    Claim("F34", "IC-MF is the limit model nearest to a network in KL", "Golikov", golikov),
+    Claim("F35", "decay along the kernel's spectrum", "Golikov", kernel_claims.spectrum),
+    Claim("F36", "complexity is larger for random labels", "Arora et al.", kernel_claims.complexity),
+    Claim("F37", "e^(-2 lambda_min t / n) is an upper envelope", "Du et al.", kernel_claims.envelope),
+    Claim("F43", "3-spin function: error ~ 1/N", "RVE", three_spin),
+    Claim("F47", "E K^2 / (E K)^2 - 1 ~ 1/M at initialisation", "Seleznova", kernel_ratio),
     Claim("F04", "dR/dt = -2 <u, K u> = -2 alpha^2 int v^2 dmu; R never rises", "all", dynamics.energy_balance),
     Claim("F06", "W2(mu_N, mu) -> 0: a rate in N", "report 4.2", wasserstein,
           "exact W2 of samples shows their floor, which is what is compared here"),
@@ -233,18 +426,15 @@ _CLAIMS = (
     Claim("F40", "noisy dynamics: moments at N^-1/2, free energy decreases", "MMN18, MMM19", dynamics.langevin),
     Claim("F41", "two isotropic Gaussians: SGD follows the reduced equation", "MMN18", gaussians.isotropic),
     Claim("F42", "two radii; units that are not monotone get stuck", "MMN18", gaussians.plateau),
-    Claim("F44", "teacher-student d = 100: U-shape of the test loss in the scale", "COB19", None, "a GPU's size"),
-    Claim("F45", "implicit bias: margins of both layers", "Chizat 20", None, "not built"),
-    Claim("F46", "step size ~ N^beta: propagation of chaos with SGD noise", "De Bortoli", None, "not built"),
+    Claim("F44", "teacher-student d = 100: U-shape of the test loss in the scale", "COB19", None,
+          "its size is a GPU's", NOT_MEASURED),
+    Claim("F45", "implicit bias: margins of both layers", "Chizat 20", None,
+          "no margin flow is built", NOT_MEASURED),
+    Claim("F46", "step size ~ N^beta: propagation of chaos with SGD noise", "De Bortoli", None,
+          "no experiment is built", NOT_MEASURED),
     Claim("F48", "chaotic and ordered phases over depth", "Seleznova", None, _TWO_LAYERS),
     Claim("F49", "variance of the NTK's predictor over depth", "Seleznova", None, _TWO_LAYERS),
     Claim("F50", "bilinear neuron in closed form; t_half / alpha grows by ln 10 / 2 a decade", "own",
           dynamics.solvable),
 )  # fmt: skip
 CLAIMS = {each.name: each for each in sorted(_CLAIMS, key=lambda each: each.name)}
-
-
-def check() -> None:
-    """Raise InputError where the table lacks one of F01 to F50."""
-    if missing := [f"F{k:02d}" for k in range(1, 51) if f"F{k:02d}" not in CLAIMS]:
-        raise InputError(f"the table of claims lacks {', '.join(missing)}.")

@@ -4,11 +4,12 @@ Each function takes `quick` and returns findings; the claims are those of `exper
 """
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from .. import initial, limits, losses, problems, stopping, tangent, transport
+from .. import identities, initial, limits, losses, problems, stopping, tangent, transport
 from ..diagnostics import free_energy
 from ..fields import DataField
 from ..integrators import TABLEAUS, Geiger
@@ -57,6 +58,41 @@ def residual_beside_particles(quick: bool) -> list[Finding]:
         ]
         findings.append(order(f"order of {name}", 2 / np.array(counts), errors, wanted))
     return findings
+
+
+def weak_form(quick: bool) -> list[Finding]:
+    """F03: d/dt int g dmu = int grad g . v dmu along a run, g = a w_1 and |theta|^4."""
+    problem, start, network = _small(40, 100)
+    run = simulate(network, problem, start, np.linspace(0.0, 3.0, 61), rtol=1e-10, atol=1e-12)
+
+    def product(theta):
+        gradient = np.zeros_like(theta)
+        gradient[:, 0], gradient[:, 1] = theta[:, 1], theta[:, 0]
+        return theta[:, 0] * theta[:, 1], gradient
+
+    def fourth(theta):
+        squares = (theta**2).sum(axis=1)
+        return squares**2, 4.0 * squares[:, None] * theta
+
+    findings = []
+    for name, test_function in (("a w_1", product), ("|theta|^4", fourth)):
+        balance = identities.weak_form(run, test_function)
+        size = float(np.abs(balance.residual).max() / np.abs(balance.change).max())
+        findings.append(equal(f"residual over change, g = {name}", size, 1e-5))
+    return findings
+
+
+def convexity(quick: bool) -> list[Finding]:
+    """F05: R is convex along mixtures, by s(1-s) E(f_mu - f_nu)^2 exactly; along W2 geodesics it is not."""
+    problem, start, network = _small(40, 50)
+    other = initial.gaussian(50, 3, seed=9)
+    found, wanted = identities.mixture_gap(network, problem, start, other, 0.3)
+    atoms = np.array([[1.0, 1.0]]), np.array([[-1.0, -1.0]])
+    gap = identities.geodesic_gap(Network("linear"), problems.bilinear(), *atoms, 0.5)
+    return [
+        equal("mixtures: relative difference of the gap", abs(found / wanted - 1.0), 1e-12),
+        Finding("geodesic: a gap below 0", gap, (gap, gap), (-np.inf, -0.1)),
+    ]
 
 
 def energy_balance(quick: bool) -> list[Finding]:
@@ -157,7 +193,7 @@ def minimising_movement(quick: bool) -> list[Finding]:
 def langevin(quick: bool) -> list[Finding]:
     """F40: noisy bilinear neuron with ridge: second moments against the closed equations over N; the free energy."""
     network, problem, law = Network("linear"), problems.bilinear(), 1.0
-    options = {"temperature": 0.05, "ridge": 0.1}
+    options: dict[str, Any] = {"temperature": 0.05, "ridge": 0.1}
     exact = limits.exact.moments(network, problem, initial.GaussianLaw(1), [law], **options)[0]
     sizes, seeds = (32, 128, 512), 12 if quick else 40
     errors = np.empty((seeds, len(sizes)))
