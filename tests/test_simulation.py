@@ -323,7 +323,7 @@ STARTS = [
     (lambda: mf.initial.gaussian(True, 2), r"n_particles is True; needed: a whole number"),
     (lambda: mf.initial.gaussian(5, 2, paired=True), r"n_particles is 5; needed: an even number for paired=True"),
     (lambda: mf.initial.gaussian(4, 0), r"dim is 0; needed: a whole number of at least 1"),
-    (lambda: mf.initial.gaussian(4, 2, sigma_a=0.0), r"sigma_a is 0\.0; needed: a finite number above 0"),
+    (lambda: mf.initial.gaussian(4, 2, sigma_a=0.0), r"sigma_a is 0 and mean_a too"),
     (lambda: mf.GaussianLaw(2, sigma_w=-1.0), r"sigma_w is -1\.0; needed: a finite number above 0"),
     (lambda: mf.problems.teacher_student(n=0), r"n is 0; needed: a whole number of at least 1"),
     (lambda: mf.problems.teacher_student(noise=-1.0), r"noise is -1\.0; needed: a finite number of at least 0"),
