@@ -51,7 +51,7 @@ class Regression:
     test_predictions : (m,) or (m, c); m = 0 without `cross`
     rank : of the kernel, eigenvalues above n roundings of the largest
     condition : number of the matrix that was solved with, S + ridge
-    ridge
+    ridge : as given
     """
 
     coefficients: np.ndarray

@@ -108,8 +108,8 @@ def energy_balance(quick: bool) -> list[Finding]:
     by_speed = -2.0 * network.scaling.alpha**2 * field.speed(state) ** 2
     run = simulate(network, problem, start, np.linspace(0, 20, 41), record=["risk"])
     return [
-        equal("<u, K u>", abs(by_kernel / along - 1.0), 1e-12),
-        equal("int v^2", abs(by_speed / along - 1.0), 1e-12),
+        equal("<u, K u>", float(abs(by_kernel / along - 1.0)), 1e-12),
+        equal("int v^2", float(abs(by_speed / along - 1.0)), 1e-12),
         equal("largest rise of R", max(0.0, float(np.diff(run.records["risk"]).max())), 0.0),
     ]
 
@@ -120,10 +120,12 @@ def momentum(quick: bool) -> list[Finding]:
     plain = simulate(network, problem, start, [5.0], rtol=1e-9, atol=1e-11).predictions[-1]
     delays = np.array([0.4, 0.1] if quick else [0.4, 0.1, 0.025])
     changes = [
-        np.linalg.norm(
-            simulate(network, problem, start, [5.0], rtol=1e-8, atol=1e-10, momentum=delay).predictions[-1] - plain
+        float(
+            np.linalg.norm(
+                simulate(network, problem, start, [5.0], rtol=1e-8, atol=1e-10, momentum=delay).predictions[-1] - plain
+            )
+            / np.linalg.norm(plain)
         )
-        / np.linalg.norm(plain)
         for delay in delays
     ]
     return [equal("change at tau = 0.1", changes[1], 0.01), equal("and at the smallest", changes[-1], changes[0] / 3)]

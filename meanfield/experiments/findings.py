@@ -50,9 +50,9 @@ class Finding:
     def wanted(self) -> str:
         if isinstance(self.expected, tuple):
             low, high = self.expected
-            if low in (0.0, -np.inf):
-                return f"at most {high:g}"
-            return f"at least {low:g}" if high == np.inf else f"{low:g} to {high:g}"
+            if high == np.inf:
+                return f"at least {low:g}"
+            return f"at most {high:g}" if low in (0.0, -np.inf) else f"{low:g} to {high:g}"
         return f"{self.expected:g}" + (f" +- {self.allowance:g}" if self.allowance else "")
 
 

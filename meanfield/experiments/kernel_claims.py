@@ -16,9 +16,11 @@ from .findings import Finding, equal, mean
 _TIME = 200.0
 
 
-@lru_cache(maxsize=2)
-def _frozen(quick):
-    """At alpha = 0.1: test errors of the network, of its kernels at the start and the end; their alignments. (S, 5)"""
+@lru_cache(maxsize=4)
+def _frozen(quick, scale=10**-0.5):
+    """At alpha = 0.1, d = 10, inputs times `scale`, for each seed: test errors of the network and of its kernels at the
+    start and at the end, and the alignments of these two.
+    """
     rows = []
     for seed in range(3 if quick else 6):
         rng = np.random.default_rng(seed)
@@ -26,7 +28,8 @@ def _frozen(quick):
         x = rng.standard_normal((n + 500, dim))
         y = x[:, 0] * x[:, 1] + 0.3 * x[:, 0]
         problem = Problem(x[:n], y[:n], test_inputs=x[n:], test_targets=y[n:])
-        network, start = Network("softplus", Scaling(0.1, shift="initial")), initial.gaussian(300, dim, [seed, 1])
+        network = Network("softplus", Scaling(0.1, shift="initial", input_scale=scale))
+        start = initial.gaussian(300, dim, [seed, 1])
         run = simulate(network, problem, start, [_TIME], rtol=1e-4)
         errors = [np.mean((problem.test_targets - run.test_predictions[-1]) ** 2)]
         aligned = []
@@ -39,11 +42,17 @@ def _frozen(quick):
 
 
 def frozen(quick: bool) -> list[Finding]:
-    """F20: in the feature regime the kernel at the end learns what the network does, that at the start does not."""
+    """F20: in the feature regime the kernel at the end learns what the network does, that at the start does not.
+
+    Inputs over sqrt(d), as in the source; and as they are, where both are trained to the end.
+    """
     network, at_start, at_end, *_ = _frozen(quick).T
+    plain, plain_start, plain_end, *_ = _frozen(quick, 1.0).T
     return [
         mean("error, end kernel over network", at_end / network, (0.5, 1.5)),
-        mean("error, start kernel over network", at_start / network, (1.5, np.inf)),
+        mean("start kernel over network", at_start / network, (1.5, np.inf)),
+        mean("inputs of norm sqrt(d): end kernel", plain_end / plain, (0.5, 1.5)),
+        mean("their start kernel", plain_start / plain, (1.5, np.inf)),
     ]
 
 

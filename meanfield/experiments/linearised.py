@@ -74,6 +74,7 @@ def staircase(
         "rf projected degree l"  what of the error of the fit to sum_l f_l lies in degree l, without bias, over the same
 
     and "nt" likewise. The second does not hold against degree l the noise that unlearned degrees leave behind.
+
     quick : two seeds, n = 4000, widths to 400 and 40: about 3 s; about 5 s a seed otherwise, on one core.
     """
     if quick:
@@ -122,6 +123,7 @@ def single_neuron(
     alpha = 1, a ~ N(0, 1), (w, b) ~ N(0, I / d), at flow time `t_end` (bosh3, rtol 1e-3). Test errors over the
     variance of the test targets. "nt" has N d parameters: as these come near n, its fit follows the data alone and its
     test error rises. Keep N d well below n.
+
     quick : two seeds, n = 4000, widths to 80: about 4 s; about 4 s a seed otherwise, on one core.
     """
     if quick:
@@ -171,6 +173,7 @@ def spiked(
     pairs (a, w), (-a, w) of the same law. Ridge and stopping time are the best on `n_test` other inputs, so that
     the test errors (E f*^2 = 1) are not their own choice. Each as "krr, r=1" for every case of `SPIKED_CASES`: spike
     and noise radius as in `targets.spiked`; the last is the radius of trap 6.
+
     quick : two seeds, `t_end` at most 50: about 3 s; about 4 s a seed otherwise, on one core.
     """
     if quick:
@@ -218,6 +221,7 @@ def quadratic(seeds: Sequence[int] = range(400), *, dim: int = 20, n_units: int 
     "rf", "nt" with w uniform on the sphere, and "nn", the best network (`quadratics`): shares of the variance, each
     model with a constant. `expected` holds the exact means of the first two, and (1 - N/d)^2, what the second
     tends to for large d.
+
     quick : 50 seeds; a few milliseconds a seed.
     """
     seeds = _seeds(tuple(seeds)[:50] if quick else seeds)
