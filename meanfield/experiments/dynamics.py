@@ -220,14 +220,19 @@ def langevin(quick: bool) -> list[Finding]:
 
 def solvable(quick: bool) -> list[Finding]:
     """F50: the bilinear neuron's closed forms against quadrature along characteristics, and their laws in alpha."""
-    network_of = lambda alpha: Network("linear", Scaling(alpha))  # noqa: E731
     problem, worst = problems.bilinear(), 0.0
     for alpha in (0.01, 0.1, 1.0, 10.0):
         times = np.linspace(0.0, 3.0, 4) / np.hypot(1.0, 1.0 / alpha)
         found = limits.mean_field(
-            network_of(alpha), problem, initial.GaussianLaw(1), times, n_nodes=16, rtol=1e-11, atol=1e-13
+            Network("linear", Scaling(alpha)),
+            problem,
+            initial.GaussianLaw(1),
+            times,
+            n_nodes=16,
+            rtol=1e-11,
+            atol=1e-13,
         )
-        exact = limits.exact.bilinear(network_of(alpha), problem, times)
+        exact = limits.exact.bilinear(Network("linear", Scaling(alpha)), problem, times)
         worst = max(worst, float(np.abs(found.predictions - exact.predictions).max()))
     halves = [_half_time(alpha) / alpha for alpha in (1e-2, 1e-3)]
     growth = halves[1] - halves[0]

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.linalg import eigh
 
-from .. import _checks, initial, linearised, projections, quadratics, targets
+from .. import _checks, initial, kernels, linearised, projections, quadratics, targets
 from ..activations import biased_relu
 from ..errors import InputError
 from ..initial import GaussianLaw
@@ -201,10 +200,10 @@ def spiked(
 
 def _kernel_ridge(kernel, cross, values):
     """Predictions (ridges, m) of kernel ridge regression for each of `_RIDGES`."""
-    eigenvalues, vectors = eigh(kernel)
-    shifted = np.maximum(eigenvalues, 0.0) + _RIDGES[:, None] * eigenvalues.mean()
-    floor = len(kernel) * np.finfo(float).eps * eigenvalues[-1]
-    shares = np.divide(vectors.T @ values, shifted, out=np.zeros_like(shifted), where=shifted > floor)
+    rates, vectors = kernels.modes(kernel)  # of K / n, once for all ridges
+    shifted = rates + _RIDGES[:, None] * rates.mean()
+    floor = len(kernel) * np.finfo(float).eps * rates[-1]
+    shares = np.divide(vectors.T @ values, len(kernel) * shifted, out=np.zeros_like(shifted), where=shifted > floor)
     return shares @ (cross @ vectors).T
 
 
