@@ -150,7 +150,7 @@ def report(rows: Iterable[Row], quick: bool) -> dict:
                 "name": row.claim.name, "statement": row.claim.statement, "source": row.claim.source,
                 "runs": row.claim.runs, "verdict": row.verdict, "sentence": row.sentence, "seconds": row.seconds,
                 "findings": [
-                    {"what": each.what, "value": each.value, "interval": list(each.interval), "expected": each.expected,
+                    {"what": each.what, "value": _finite(each.value), "interval": _finite(each.interval), "expected": _finite(each.expected),
                      "allowance": each.allowance, "verdict": each.verdict}
                     for each in row.findings
                 ],
@@ -158,6 +158,13 @@ def report(rows: Iterable[Row], quick: bool) -> dict:
             for row in rows
         ],
     }  # fmt: skip
+
+
+def _finite(value):
+    """A number, or the bounds of a range; None where it is not finite, for which JSON has no word."""
+    if isinstance(value, tuple):
+        return [_finite(each) for each in value]
+    return value if np.isfinite(value) else None
 
 
 # Rows read off the main job
