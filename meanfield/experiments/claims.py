@@ -150,8 +150,8 @@ def report(rows: Iterable[Row], quick: bool) -> dict:
                 "name": row.claim.name, "statement": row.claim.statement, "source": row.claim.source,
                 "runs": row.claim.runs, "verdict": row.verdict, "sentence": row.sentence, "seconds": row.seconds,
                 "findings": [
-                    {"what": each.what, "value": _finite(each.value), "interval": _finite(each.interval), "expected": _finite(each.expected),
-                     "allowance": each.allowance, "verdict": each.verdict}
+                    {"what": each.what, "value": _finite(each.value), "interval": _finite(each.interval),
+                     "expected": _finite(each.expected), "allowance": each.allowance, "verdict": each.verdict}
                     for each in row.findings
                 ],
             }
