@@ -90,15 +90,15 @@ def masses(values: Any, size: int, what: str) -> np.ndarray:
     return result / result.sum()
 
 
-def times(values: Any) -> np.ndarray:
+def times(values: Any, what: str = "times") -> np.ndarray:
     """Flow times: finite, not negative, strictly increasing."""
-    result = array(values, "times", 1, "a list of flow times such as [0, 1, 5]")
+    result = array(values, what, 1, "a list of flow times such as [0, 1, 5]")
     if result[0] < 0:
-        raise InputError(f"times start at {result[0]:g}; needed: flow times of at least 0 (the flow starts at t = 0).")
+        raise InputError(f"{what} start at {result[0]:g}; needed: flow times of at least 0 (the flow starts at t = 0).")
     if (np.diff(result) <= 0).any():
         where = int(np.argmax(np.diff(result) <= 0))
         raise InputError(
-            f"times go from {result[where]:g} to {result[where + 1]:g} at index {where + 1}; "
+            f"{what} go from {result[where]:g} to {result[where + 1]:g} at index {where + 1}; "
             "needed: strictly increasing. Sort them and drop repeats."
         )
     return result

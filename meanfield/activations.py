@@ -24,6 +24,7 @@ import numpy as np
 from numpy.polynomial.hermite_e import herme2poly
 
 from . import _checks
+from ._origins import family
 from .errors import InputError
 from .vocabulary import absolute, exp, log1p, maximum, where
 from .vocabulary import erf as _erf_function
@@ -75,6 +76,7 @@ def _polynomial(coefficients: tuple[float, float, float, float, float], name: st
     return Polynomial(name, formula, coefficients)
 
 
+@family
 def polynomial(coefficients: Sequence[float], *, hermite: bool = False) -> Polynomial:
     """phi(z) = sum_k c_k z^k to degree 4; with `hermite` sum_k c_k He_k(z), the probabilists' Hermite polynomials.
 
@@ -120,6 +122,7 @@ def _piecewise_linear(knots: tuple[float, ...], jumps: tuple[float, ...], left: 
     return PiecewiseLinear(name, formula, knots, jumps, left)
 
 
+@family
 def piecewise_linear(knots: Sequence[float], values: Sequence[float]) -> PiecewiseLinear:
     """Through the points (knots_i, values_i), constant left and right of them: two to four points.
 
@@ -160,6 +163,7 @@ def _linear(z):
     return z, 1.0 + 0.0 * z
 
 
+@family
 def softplus(beta: float = 1.0, prefactor: float = 1.0) -> Activation:
     """prefactor/beta log(1 + e^(beta z)), a smooth relu. Geiger et al. (arXiv 1906.08034) use beta = 5, 1.404.
 
@@ -180,6 +184,7 @@ def softplus(beta: float = 1.0, prefactor: float = 1.0) -> Activation:
     return Activation(f"softplus({beta:g}, {prefactor:g})" if given else "softplus", formula)
 
 
+@family
 @cache
 def biased_relu(threshold: float = 0.5) -> Activation:
     """max(z - threshold, 0): unlike relu it has every polynomial degree. Ghorbani et al. (arXiv 1904.12191) use 0.5.

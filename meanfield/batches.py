@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import _checks
+from ._origins import family
 from .errors import InputError
 from .fields import DataField
 from .problems import Problem
@@ -36,6 +37,7 @@ def _generator(seed, step):
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(step,)))
 
 
+@family
 def minibatch(size: int, *, seed: int = 0) -> Batches:
     """`size` data points of the problem for each step, drawn without replacement; the data have equal weights.
 
@@ -55,6 +57,7 @@ def minibatch(size: int, *, seed: int = 0) -> Batches:
     return Batches(f"minibatch {size}", take)
 
 
+@family
 def fresh(draw: Callable, size: int = 1, *, seed: int = 0) -> Batches:
     """`size` new data points for each step: one pass, as in Mei, Montanari & Nguyen (arXiv 1804.06561), eq. (2).
 
@@ -102,6 +105,9 @@ class BatchField(DataField):
                 f"a batch has inputs {inputs.shape} and targets {targets.shape}; needed: (k, {self.problem.dim}), (k,)."
             )
         return inputs, targets, _checks.masses(taken[2], len(targets), "weights of a batch")
+
+    def go_on(self, step):
+        self._step = step
 
     def gradient_velocity(self, state):
         return DataField.velocity(self, state)[0]

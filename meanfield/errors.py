@@ -56,3 +56,11 @@ class DeviceError(RuntimeError):
 
 class DeviceMemoryError(MemoryError):
     """The device has no room for what a computation needs."""
+
+
+class FormatError(InputError):
+    """A file is not what it says: damaged, cut off, of another schema, or made to harm. Nothing of it is used."""
+
+
+class FileError(OSError):
+    """A file could not be written: no room, no permission, or it has gone. What was written before is there."""

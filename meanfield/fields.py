@@ -117,6 +117,25 @@ class DataField:
         """Particles (N, 1 + d), float64, of a state; or these rows of them."""
         return self.engine.unpack(state[0], self.n_particles, rows)
 
+    def arrays(self, state: tuple) -> tuple[np.ndarray, ...]:
+        """What a state, or a velocity, holds, as float64 arrays: clouds (N, 1 + d), vectors (n,). Exact."""
+        entries = zip(self.algebra, state, strict=True)
+        return tuple(
+            self.engine.unpack_vector(entry) if space is self.engine.VECTORS else self.engine.unpack(entry, self.n_particles)
+            for space, entry in entries
+        )  # fmt: skip
+
+    def of_arrays(self, arrays: tuple[np.ndarray, ...]) -> tuple:
+        """The state, or the velocity, that `arrays` gave, bit for bit."""
+        entries = zip(self.algebra, arrays, strict=True)
+        return tuple(
+            self.engine.pack_vector(entry) if space is self.engine.VECTORS else self.engine.pack(entry, self.dtype)
+            for space, entry in entries
+        )
+
+    def go_on(self, step: int) -> None:
+        """Begin at this step instead of step 0: for fields whose velocity is a function of the step too."""
+
     def predict(self, state: tuple) -> np.ndarray:
         """F = f - f_0 at the training inputs, (n,)."""
         return self._output(state[0], self._inputs) - self.offset

@@ -145,7 +145,28 @@ class StateLost(Exception):
         self.time, self.state, self.h = time, state, h
 
 
-class FixedSteps:
+class _Memory:
+    """What a schedule remembers from step to step, for whoever goes on in another process."""
+
+    accepted: int
+    rejected: int
+    _numbers: ClassVar[tuple[str, ...]] = ()
+    _velocity: ClassVar[str] = ""  # the attribute that holds the velocity at the current state
+
+    def memory(self) -> tuple[dict[str, Any], tuple | None]:
+        """Plain numbers, and the velocity at the current state where it is known: between two steps."""
+        numbers = {name: getattr(self, name) for name in ("accepted", "rejected", *self._numbers)}
+        return numbers, getattr(self, self._velocity, None)
+
+    def restore(self, numbers: dict[str, Any], velocity: tuple | None) -> None:
+        """Go on from what `memory` gave; the next step is the one that would have followed, bit for bit."""
+        for name in ("accepted", "rejected", *self._numbers):
+            setattr(self, name, numbers[name])
+        if self._velocity:
+            setattr(self, self._velocity, velocity)
+
+
+class FixedSteps(_Memory):
     """Steps of at most `dt`, equal between two requested times.
 
     kick : (state, h, number of the step, room) -> state, after each step: the noise of Euler and Maruyama's scheme
@@ -153,35 +174,44 @@ class FixedSteps:
     """
 
     advice = " or dt"
+    _numbers, _velocity = ("size", "_within"), "_first"
 
     def __init__(self, tableau: Tableau, dt: float, max_steps: int, kick: Callable | None = None):
         self.tableau, self.dt, self.max_steps, self.kick, self.size = tableau, dt, max_steps, kick, dt
         self.name, self.velocities = tableau.name, len(tableau.stages)
         self.accepted = self.rejected = 0
         self._first = None  # velocity at the current state, where the last step computed it
+        self._within = None  # beginning, end and number of steps done of the interval that is being divided
         self._spare: list[tuple] = []
 
     def advance(self, velocity, algebra, state, start, end, on_step=None):
         """The state at `end` from that at `start`; or at the first step after which on_step(time, state) is true."""
         if end <= start:
             return state
-        count, h = _division(start, end, self.dt)
+        origin, done = _interval(self._within, start, end)
+        count, h = _division(origin, end, self.dt)
         self.size = h
-        for i in range(count):
+        for i in range(done, count):
             if self.accepted >= self.max_steps:
                 raise StepLimitReached
             new, stages = step(self.tableau, velocity, algebra, state, h, self._first, self._spare)
             if self.kick:
                 new = self.kick(new, h, self.accepted, stages[0])
             if not _is_finite(algebra, new):
-                raise StateLost(start + i * h, state, h)
+                raise StateLost(origin + i * h, state, h)
             self._first = stages.pop() if self.tableau.first_same_as_last else None
-            self._spare += stages if i == 0 else [*stages, state]
+            self._spare += stages if i == done else [*stages, state]
             state = new
             self.accepted += 1
-            if on_step and on_step(end if i + 1 == count else start + (i + 1) * h, state):
+            self._within = origin, end, i + 1
+            if on_step and on_step(end if i + 1 == count else origin + (i + 1) * h, state):
                 break
         return state
+
+
+def _interval(within, start, end):
+    """Beginning of the interval to `end` that holds `start`, and how many of its steps are done."""
+    return (within[0], within[2]) if within and within[1] == end else (start, 0)
 
 
 def _division(start, end, dt):
@@ -190,7 +220,7 @@ def _division(start, end, dt):
     return count, (end - start) / count
 
 
-class AdaptiveSteps:
+class AdaptiveSteps(_Memory):
     """Steps whose estimated error stays below atol + rtol |state|, with a PI controller; they land on every end.
 
     Controller: h <- 0.9 h e^(-0.7/p) e_previous^(0.4/p), e the error in units of its tolerance (the largest
@@ -200,6 +230,7 @@ class AdaptiveSteps:
     """
 
     advice = ", or loosen rtol and atol"
+    _numbers, _velocity = ("_h", "_previous"), "_first"
 
     def __init__(self, tableau: Tableau, rtol: float, atol: float, max_steps: int):
         self.tableau, self.rtol, self.atol, self.max_steps = tableau, rtol, atol, max_steps
@@ -257,7 +288,7 @@ class AdaptiveSteps:
         return worst
 
 
-class GeigerSteps:
+class GeigerSteps(_Memory):
     """Euler steps by the rule `Geiger`. They land on every end; a step cut short there leaves the rule's own as it is.
 
     field : () -> the field, whose predictions the rule looks at
@@ -266,6 +297,7 @@ class GeigerSteps:
     """
 
     name, velocities, advice = Geiger.name, 2, " or the bounds of Geiger's rule"
+    _numbers, _velocity = ("_h",), "_gradient"
 
     def __init__(self, rule: Geiger, field: Callable[[], Any], max_steps: int):
         self.rule, self.field, self.max_steps = rule, field, max_steps
@@ -279,9 +311,11 @@ class GeigerSteps:
         time, given, predict = start, state, self.field().predict
         while time < end:
             if self._gradient is None:
-                self._gradient, self._output = velocity(state, None), predict(state)
+                self._gradient = velocity(state, None)
                 if not _is_finite(algebra, self._gradient):
                     raise StateLost(time, state)
+            if self._output is None:
+                self._output = predict(state)
             if self._h is None:
                 self._h = _first_step(algebra, state, self._gradient, end - start, 0.0, 1.0)
             if self.accepted + self.rejected >= self.max_steps:
@@ -326,7 +360,7 @@ class GeigerSteps:
         )
 
 
-class MinimisingSteps:
+class MinimisingSteps(_Memory):
     """Minimising movements in steps of at most `dt`, equal between two requested times: `jko.step`.
 
     field : () -> the field
@@ -334,25 +368,29 @@ class MinimisingSteps:
 
     # SciPy's: ten pairs and their like of the quasi-Newton method, or the Krylov space of the one after it.
     name, velocities, advice = MinimisingMovement.name, 50, " or dt"
+    _numbers = ("_within",)
 
     def __init__(self, scheme: MinimisingMovement, field: Callable[[], Any], dt: float, max_steps: int):
         self.scheme, self.field, self.dt, self.max_steps = scheme, field, dt, max_steps
         self.accepted = self.rejected = 0
+        self._within = None
 
     def advance(self, velocity, algebra, state, start, end, on_step=None):
         """The state at `end` from that at `start`; or at the first step after which on_step(time, state) is true."""
         if end <= start:
             return state
-        count, h = _division(start, end, self.dt)
-        for i in range(count):
+        origin, done = _interval(self._within, start, end)
+        count, h = _division(origin, end, self.dt)
+        for i in range(done, count):
             if self.accepted >= self.max_steps:
                 raise StepLimitReached
-            time = start + i * h
+            time = origin + i * h
             if not _is_finite(algebra, velocity(state, None)):
                 raise StateLost(time, state)
             state = jko.step(self.field(), velocity, state, h, self.scheme.tolerance, time)
             self.accepted += 1
-            if on_step and on_step(end if i + 1 == count else start + (i + 1) * h, state):
+            self._within = origin, end, i + 1
+            if on_step and on_step(end if i + 1 == count else origin + (i + 1) * h, state):
                 break
         return state
 

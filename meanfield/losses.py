@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import _checks
+from ._origins import family
 from .vocabulary import absolute, exp, log1p, maximum, where
 
 
@@ -32,6 +33,7 @@ class Loss:
         return f"Loss({self.name!r})"
 
 
+@family
 def soft_hinge(beta: float = 20.0, margin: float = 1.0) -> Loss:
     """l = log(1 + e^(beta (margin - y f))) / beta, which becomes the hinge loss as beta -> infinity.
 
@@ -79,3 +81,4 @@ logistic = Loss("logistic", _LOGISTIC.value, _LOGISTIC.pull, labels=True)
 LOSSES = {
     each.name: each for each in (squared, hinge, Loss("soft-hinge", _SOFT.value, _SOFT.pull, labels=True), logistic)
 }
+FAMILIES = {soft_hinge.__name__: soft_hinge}  # with parameters of their own

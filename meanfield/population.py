@@ -46,6 +46,7 @@ class Population(Problem):
     teacher: np.ndarray
     activation: Activation
     law: str
+    seed: int  # of the probes
     overlap: Overlap  # E phi(w . x) phi(w' . x) over the law of the inputs, in closed form
 
     def __init__(
@@ -68,7 +69,8 @@ class Population(Problem):
         points = sample(_checks.generator(seed), _checks.count(probes, "probes"), dim)
         targets = found.formula(points @ teacher[:, 1:].T)[0] @ teacher[:, 0]
         super().__init__(points, targets, name="population")
-        for field, value in (("teacher", teacher), ("activation", found), ("law", law), ("overlap", overlap)):
+        own = {"teacher": teacher, "activation": found, "law": law, "overlap": overlap, "seed": seed}
+        for field, value in own.items():
             object.__setattr__(self, field, value)
 
     def __repr__(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import _checks
+from ._origins import family
 from .errors import InputError
 from .problems import Problem
 
@@ -67,6 +68,7 @@ class Criterion:
         return f"Criterion({self.name!r})"
 
 
+@family
 def margin(least: float = 1.0) -> Criterion:
     """y F(x) >= least at every training input, y = +-1: Geiger et al. (arXiv 1906.08034), section 2, with 1."""
     least = _checks.number(least, "least")
@@ -81,18 +83,21 @@ def margin(least: float = 1.0) -> Criterion:
     return Criterion(f"margin {least:g}", holds)
 
 
+@family
 def risk(below: float) -> Criterion:
     """sum_k p_k (y_k - F(x_k))^2 < below; of a `Population`, its risk in closed form."""
     below = _checks.number(below, "below", above=0.0)
     return Criterion(f"risk below {below:g}", lambda look: look.risk < below)
 
 
+@family
 def loss(below: float) -> Criterion:
     """sum_k p_k l(F(x_k), y_k) < below; of a `Population`, half its risk."""
     below = _checks.number(below, "below", above=0.0)
     return Criterion(f"loss below {below:g}", lambda look: look.loss < below)
 
 
+@family
 def speed(below: float) -> Criterion:
     """sqrt(sum_i m_i |v_i|^2) < below, v the gradient flow's velocity on all the data: the norm of the gradient.
 

@@ -12,12 +12,12 @@ from typing import Annotated, Any
 
 import typer
 
-from . import _machine, activations, batches, engines, integrators, losses, stopping
-from ._files import discard_temporaries, write_atomically
-from .diagnostics import DIAGNOSTICS
-from .errors import ConvergenceError, DeviceError, DivergenceError, InputError, StepLimitError
-from .experiments import limits as job
-from .trajectories import write_arrays
+from .. import _machine, activations, batches, engines, integrators, losses, stopping
+from .._files import discard_temporaries, write_atomically
+from ..diagnostics import DIAGNOSTICS
+from ..errors import ConvergenceError, DeviceError, DivergenceError, InputError, StepLimitError
+from ..experiments import limits as job
+from ..trajectories import write_arrays
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -98,7 +98,7 @@ def claims_command(
 
     Under half an hour on two cores, --quick under five minutes.
     """
-    from .experiments import claims
+    from ..experiments import claims
 
     names = [each.strip() for each in only.split(",")] if only else []
     rows = claims.run(names, quick, lambda claim: typer.echo(f"{claim.name} {claim.statement}", err=True))
@@ -161,7 +161,7 @@ def bench_command(
     with all cores, and must first reproduce the right numbers. Peers that are not installed are skipped by name
     (the extra "bench" installs all of them but CuPy).
     """
-    from .benchmarks import report, run  # which other commands do not need
+    from ..benchmarks import report, run  # which other commands do not need
 
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise InputError(f"--json {out} cannot be a file; needed: the name of a file in a folder that exists.")
@@ -263,7 +263,7 @@ def _claim(out: Path, force: bool) -> None:
 
 
 def _write(out: Path, result: job.LimitsResult) -> None:
-    from . import plots  # matplotlib takes its time
+    from .. import plots  # matplotlib takes its time
 
     text = _json(result.report) + "\n"  # before any file is touched
     plots.save(plots.limits(result.report, result.arrays), out / "limits.png")

@@ -1,0 +1,144 @@
+"""What a run was given, as plain data, and back: what a file holds so that another process can go on from it.
+
+Plain data are numbers, names, and functions with their arguments (`_origins`); a user's own activation, loss, batches,
+criterion or record is a name alone, and has to be handed in again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from .. import _checks, _origins
+from ..activations import ACTIVATIONS, Activation
+from ..activations import FAMILIES as ACTIVATION_FAMILIES
+from ..batches import BATCHES
+from ..diagnostics import DIAGNOSTICS
+from ..errors import FormatError, InputError
+from ..integrators import SCHEMES, Geiger, MinimisingMovement, Tableau
+from ..losses import FAMILIES as LOSS_FAMILIES
+from ..losses import LOSSES, Loss
+from ..network import Network
+from ..population import Population
+from ..problems import Problem
+from ..scaling import Scaling
+from ..stopping import CRITERIA
+
+_PROBLEM = ("inputs", "targets", "weights", "test_inputs", "test_targets", "labels", "test_labels", "teacher")
+
+
+def describe(network: Network, problem: Problem, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a run, plain data. `arguments` are those of `simulate` that are no arrays."""
+    own: dict[str, Any] = {"name": problem.name, "loss": _origins.describe(problem.loss, LOSSES)}
+    if isinstance(problem, Population):
+        activation = _origins.describe(problem.activation, ACTIVATIONS)
+        own["population"] = {"activation": activation, "inputs": problem.law, "seed": problem.seed}
+    run = dict(arguments)
+    run["scheme"] = _describe_scheme(run["scheme"])
+    run["record"] = [each if isinstance(each, str) else {"own": _name(each)} for each in run["record"]]
+    run["stop"] = [_origins.describe(each, {}) for each in run["stop"]]
+    run["batches"] = None if run["batches"] is None else _origins.describe(run["batches"], {})
+    if isinstance(run["keep"], slice):
+        run["keep"] = [run["keep"].start, run["keep"].stop, run["keep"].step]
+    return {
+        "network": {
+            "activation": _origins.describe(network.activation, ACTIVATIONS),
+            "scaling": asdict(network.scaling),
+            "bias": network.bias,
+        },
+        "problem": own,
+        "run": run,
+    }
+
+
+def arrays_of(problem: Problem) -> dict[str, np.ndarray]:
+    """The problem's arrays by name; those that are not there are left out."""
+    found = {name: getattr(problem, name, None) for name in _PROBLEM}
+    return {name: _numeric(value) for name, value in found.items() if value is not None}
+
+
+def _numeric(value):
+    if value.dtype.kind in "biuf":
+        return value
+    return np.unique(value, return_inverse=True)[1].reshape(value.shape)  # labels that are words: their numbers
+
+
+def network(settings: Mapping[str, Any], activation: str | Activation | None = None) -> Network:
+    """The network of a run; `activation` where that is the user's own."""
+    data = settings["network"]
+    found = _origins.make(data["activation"], ACTIVATIONS, ACTIVATION_FAMILIES, "activation", activation)
+    return Network(found, Scaling(**data["scaling"]), data["bias"])
+
+
+def problem(settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray], loss: str | Loss | None = None) -> Problem:
+    """The problem of a run; `loss` where that is the user's own."""
+    data = settings["problem"]
+    if "population" in data:
+        own = data["population"]
+        activation = _origins.make(own["activation"], ACTIVATIONS, ACTIVATION_FAMILIES, "activation")
+        rest = {"inputs": own["inputs"], "seed": own["seed"], "probes": len(arrays["inputs"])}
+        return Population(arrays["teacher"], activation, **rest)
+    tests = {name: arrays[name] for name in ("test_inputs", "test_targets") if arrays[name].size}
+    labels = {name: arrays[name] for name in ("labels", "test_labels") if name in arrays}
+    found = _origins.make(data["loss"], LOSSES, LOSS_FAMILIES, "loss", loss)
+    made = Problem(arrays["inputs"], arrays["targets"], arrays["weights"], found, **tests, **labels, name=data["name"])
+    # As it was, not scaled to one a second time.
+    object.__setattr__(made, "weights", arrays["weights"])
+    return made
+
+
+def arguments(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `simulate` that a run had; `given` holds what is the user's own: record, stop, batches."""
+    run = dict(settings["run"])
+    run["scheme"] = _make_scheme(run["scheme"])
+    run["record"] = [_own_record(each, given.get("record") or ()) for each in run["record"]]
+    run["stop"] = _stop(run["stop"], given.get("stop"))
+    if run["batches"] is not None:
+        run["batches"] = _origins.make(run["batches"], {}, BATCHES, "batches", given.get("batches"))
+    if isinstance(run["keep"], list):
+        run["keep"] = slice(*run["keep"])
+    return run
+
+
+def _name(function: Callable) -> str:
+    return getattr(function, "__name__", repr(function))
+
+
+def _own_record(data, given: Sequence):
+    if isinstance(data, str):
+        return _checks.find(DIAGNOSTICS, data, "record") and data
+    for each in given:
+        if not isinstance(each, str) and _name(each) == data["own"]:
+            return each
+    raise InputError(
+        f"the run records {data['own']!r}, a function of its own, which no file holds; needed: record=[...] with it."
+    )
+
+
+def _stop(data, given):
+    if given is not None:
+        if [_origins.describe(each, {}) for each in given] != data:
+            raise InputError(f"stop is {list(given)!r}; needed: the run's criteria, {data}.")
+        return list(given)
+    return [_origins.make(each, {}, CRITERIA, "stop") for each in data]
+
+
+def _describe_scheme(scheme):
+    if isinstance(scheme, str) or SCHEMES.get(scheme.name) == scheme:
+        return scheme if isinstance(scheme, str) else scheme.name
+    return {"kind": type(scheme).__name__, **asdict(scheme)}
+
+
+def _make_scheme(data):
+    if isinstance(data, str):
+        return _checks.find(SCHEMES, data, "scheme") and data
+    kinds = {each.__name__: each for each in (Tableau, Geiger, MinimisingMovement)}
+    rest = {name: value for name, value in data.items() if name != "kind"}
+    if data.get("kind") not in kinds:
+        raise FormatError(f"the run has a scheme {data!r}; needed: one of {', '.join(kinds)}.")
+    if data["kind"] == "Tableau":
+        rest["stages"] = tuple(map(tuple, rest["stages"]))
+        for name in ("weights", "embedded"):
+            rest[name] = None if rest[name] is None else tuple(rest[name])
+    return kinds[data["kind"]](**rest)
