@@ -50,8 +50,8 @@ def _plain(value):
 
 
 def describe(value: Any, table: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain data of which `make` makes `value` again: {"name"}, or {"family", "arguments"}; {"own": name} if neither."""
-    if table.get(getattr(value, "name", None)) is value or table.get(getattr(value, "name", None)) == value:
+    """Plain data from which `make` makes `value`: {"name"}, or {"family", "arguments"}; {"own": name} if neither."""
+    if table.get(getattr(value, "name", None)) == value:
         return {"name": value.name}
     if hasattr(value, "origin"):
         made_by, arguments = value.origin

@@ -119,19 +119,21 @@ class DataField:
 
     def arrays(self, state: tuple) -> tuple[np.ndarray, ...]:
         """What a state, or a velocity, holds, as float64 arrays: clouds (N, 1 + d), vectors (n,). Exact."""
-        entries = zip(self.algebra, state, strict=True)
         return tuple(
-            self.engine.unpack_vector(entry) if space is self.engine.VECTORS else self.engine.unpack(entry, self.n_particles)
-            for space, entry in entries
-        )  # fmt: skip
+            self.engine.unpack_vector(entry) if is_vector else self.engine.unpack(entry, self.n_particles)
+            for entry, is_vector in zip(state, self._vectors(), strict=True)
+        )
 
     def of_arrays(self, arrays: tuple[np.ndarray, ...]) -> tuple:
         """The state, or the velocity, that `arrays` gave, bit for bit."""
-        entries = zip(self.algebra, arrays, strict=True)
         return tuple(
-            self.engine.pack_vector(entry) if space is self.engine.VECTORS else self.engine.pack(entry, self.dtype)
-            for space, entry in entries
+            self.engine.pack_vector(entry) if is_vector else self.engine.pack(entry, self.dtype)
+            for entry, is_vector in zip(arrays, self._vectors(), strict=True)
         )
+
+    def _vectors(self):
+        """Which entries of a state are vectors, and not clouds."""
+        return [space is self.engine.VECTORS for space in self.algebra]
 
     def go_on(self, step: int) -> None:
         """Begin at this step instead of step 0: for fields whose velocity is a function of the step too."""

@@ -1,6 +1,5 @@
 """The time loop, the only one: from a start, or from where another process stopped, through all times asked for."""
 
-import time as clock
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -60,6 +59,15 @@ class Position:
 
 
 @dataclass(frozen=True)
+class End:
+    """stopped_by : "time", or the name of a criterion; position : () -> Position, asked for where it is kept"""
+
+    stopped_by: str
+    evaluations: int
+    position: Callable[[], Position]
+
+
+@dataclass(frozen=True)
 class Frame:
     """A run at a time that is kept.
 
@@ -98,8 +106,8 @@ def integrate(
     keep: str | slice = "all",
     progress: bool = False,
     begin: Position | None = None,
-) -> Position:
-    """Run through the plan, or the rest of it from `begin`; the position at its end.
+) -> End:
+    """Run through the plan, or the rest of it from `begin`.
 
     Raises DivergenceError and StepLimitError.
     """
@@ -127,7 +135,7 @@ def integrate(
         bar.update(at - bar.n)
         look = stopping.Look(moving, state, at)
         now, stopped_by = at, next((each.name for each in criteria if each.holds(look)), None)
-        sink.after_step(schedule.accepted, at, lambda: position(state))
+        sink.after_step(schedule.accepted, at, partial(position, state))
         return stopped_by is not None
 
     rows = keep if isinstance(keep, slice) else slice(None)
@@ -145,13 +153,14 @@ def integrate(
             if plan.frames[event] or stopped_by:
                 sink.frame(Frame(
                     schedule.accepted, now, snapshot, moving.residual(state, snapshot.predictions),
-                    partial(_particles, moving, state, rows, snapshot), partial(_velocity, moving, schedule, state, rows),
+                    partial(_particles, moving, state, rows, snapshot),
+                    partial(_velocity, moving, schedule, state, rows),
                     bool(stopped_by) or event == last_frame,
                 ))  # fmt: skip
             if plan.records[event] or stopped_by:
                 sink.record(schedule.accepted, now, {name: each(snapshot, first) for name, each in recorders.items()})
             event = len(plan.times) if stopped_by else event + 1
-    return position(state)
+    return End(stopped_by or "time", evaluations, partial(position, state))
 
 
 def _advance(moving, schedule, velocity, state, now, target, on_step, first):

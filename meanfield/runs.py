@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .fields import DataField
-from .loop import Frame, Position
+from .loop import End, Frame, Position
 from .network import Network
 from .population import Population
 from .problems import Problem
@@ -90,13 +90,13 @@ class Kept:
     def after_step(self, step: int, time: float, position: Callable[[], Position]) -> None:
         """Nothing is kept between two frames."""
 
-    def run(self, moving: DataField, schedule: Any, end: Position, seconds: float) -> Run:
+    def run(self, moving: DataField, schedule: Any, end: End, seconds: float) -> Run:
         """The run, when it is over."""
         predictions, test_predictions, residuals = (np.array(each) for each in zip(*self._frames, strict=True))
         return Run(
             moving.network, moving.problem, np.array(self._times), np.array(self._particles), predictions,
             test_predictions, residuals, np.array(self._record_times),
             {name: np.array(values) for name, values in self._records.items()}, moving.masses, schedule.name,
-            moving.engine.NAME, moving.dtype, end.stopped_by or "time", schedule.accepted, schedule.rejected,
+            moving.engine.NAME, moving.dtype, end.stopped_by, schedule.accepted, schedule.rejected,
             end.evaluations, seconds,
         )  # fmt: skip

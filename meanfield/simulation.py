@@ -1,28 +1,31 @@
-"""The time loop: a network, a problem and a start, integrated to the requested flow times."""
+"""The public doors of the time loop: `simulate`, `simulate_coupled`, and `resume` for a run on file."""
 
 import time as clock
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from . import _checks, _memory, engines, jko, losses, stopping, tangent
+from . import _checks, _memory, engines, jko, stopping
 from .batches import Batches, BatchField
 from .coupled import CoupledField
 from .diagnostics import DIAGNOSTICS, Snapshot
 from .engines import Engine
-from .errors import DivergenceError, InputError, StepLimitError
+from .errors import InputError
 from .fields import DataField, check_temperature
-from .integrators import TABLEAUS, FixedSteps, Scheme, StateLost, StepLimitReached, stepper
+from .integrators import TABLEAUS, FixedSteps, Scheme, stepper
+from .loop import Plan, integrate
 from .momentum import MomentumField
 from .network import Network
+from .output import Output
 from .population import Population, PopulationField
 from .problems import Problem
+from .runs import Kept, Run
 from .stopping import Criterion
 
-# Of a kernel that is formed only for an error's message: inputs, and multiplications.
-_MOST_INPUTS, _MOST_PRODUCTS = 2000, 2.5e10
+if TYPE_CHECKING:
+    from .trajectories import Trajectory
 
 
 def simulate(
@@ -49,7 +52,9 @@ def simulate(
     noise_seed: int = 0,
     momentum: float = 0.0,
     batches: Batches | None = None,
-) -> Run:
+    record_times: Sequence[float] | np.ndarray | None = None,
+    out: str | Path | Output | None = None,
+) -> "Run | Trajectory":
     """Integrate the gradient flow of the particles (GFD) from t = 0.
 
         dtheta_i/dt = (1/alpha) sum_k p_k u_k grad_theta [a_i phi(w_i . x_k)],   u = -dl/df
@@ -98,10 +103,17 @@ def simulate(
         Which data each step sees: discrete training, with scheme "euler", and times that are multiples of dt: every
         step is of that size, the learning rate. Not with momentum, and neither of
         these two with a `Population`; momentum not with a temperature.
+    record_times : increasing flow times, optional
+        Where `record` is evaluated, if not at `times`; steps land on them too.
+    out : path or Output, optional
+        Keep the run on file (docs: the file of a run) instead of in memory: each frame is there for good when the next
+        is asked for, and `resume` goes on from the last checkpoint, bit for bit, whatever stopped the run. SIGINT and
+        SIGTERM then wait for a checkpoint between two steps.
 
     Returns
     -------
     Run
+        With `out` a Trajectory: the same attributes, read from the file when they are asked for.
 
     Raises
     ------
@@ -111,42 +123,17 @@ def simulate(
         If no finite state follows; carries step, time and the last good particles.
     StepLimitError
         If `max_steps` are spent before the last time.
+    FileError
+        If `out` cannot be written (any longer): what was flushed is there.
 
     Cost: evaluations of the velocity, each about (8 d + two activations) N n flops; O(N d) memory beside what is kept.
     """
-    kick = _noise(network, engine, temperature, noise_seed)
-    schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps, kick=kick, field=lambda: moving)
-    entries = 2 if momentum else 1  # clouds of a state
-    _check_memory(network, problem, start, times, schedule, engine, dtype, record, keep, max_bytes, entries=entries)
-    chosen = {
-        "a Population": isinstance(problem, Population), "momentum": bool(momentum), "batches": batches is not None,
+    given = {
+        "coupled": False, "scheme": scheme, "rtol": rtol, "atol": atol, "dt": dt, "engine": engine, "dtype": dtype,
+        "record": record, "keep": keep, "max_steps": max_steps, "stop": stop, "ridge": ridge,
+        "temperature": temperature, "noise_seed": noise_seed, "momentum": momentum, "batches": batches,
     }  # fmt: skip
-    several = [name for name, given in chosen.items() if given]
-    if len(several) > 1 or (momentum and temperature):
-        also = " and ".join(several if len(several) > 1 else [*several, "a temperature"])
-        raise InputError(f"{also} exclude one another; needed: one of them.")
-    if batches is not None:
-        if not isinstance(schedule, FixedSteps) or schedule.tableau != TABLEAUS["euler"]:
-            raise InputError(f"batches need scheme='euler' with dt; given: {schedule.name!r}.")
-        steps = _checks.times(times) / schedule.dt
-        if np.abs(steps - np.round(steps)).max() > 1e-6:
-            raise InputError(
-                f"times are no multiples of dt = {schedule.dt:g} with batches, whose steps are all of that size; "
-                "needed: multiples, e.g. dt * numpy.arange(...)."
-            )
-    if momentum and schedule.name in ("geiger", "jko"):
-        raise InputError(f"scheme {schedule.name!r} follows a gradient; momentum needs a Runge-Kutta scheme.")
-    if isinstance(problem, Population):
-        moving = PopulationField(network, problem, start, masses, engine, dtype, ridge)
-    elif momentum:
-        moving = MomentumField(momentum, network, problem, start, masses, engine, dtype, ridge)
-    elif batches is not None:
-        moving = BatchField(batches, network, problem, start, masses, engine, dtype, ridge)
-    else:
-        moving = DataField(network, problem, start, masses, engine, dtype, ridge)
-    if schedule.name == "jko":
-        jko.check(moving)
-    return _integrate(moving, start, times, schedule, record, keep, progress, stop)
+    return _simulate(network, problem, start, masses, times, record_times, given, max_bytes, progress, out)
 
 
 def simulate_coupled(
@@ -169,18 +156,202 @@ def simulate_coupled(
     progress: bool = False,
     stop: Criterion | Sequence[Criterion] = (),
     ridge: float = 0.0,
-) -> Run:
+    record_times: Sequence[float] | np.ndarray | None = None,
+    out: str | Path | Output | None = None,
+) -> "Run | Trajectory":
     """`simulate` with the residual as its own state: dr/dt = -K_mu P u beside the particles (RD beside GFD).
 
     Arguments, errors and cost as for `simulate`. `Run.residuals` holds r as integrated and `Run.disagreement` its
     largest distance from y - F: the integrator's error, of its order for smooth activations (`coupled.CoupledField`).
     """
-    if isinstance(problem, Population):
+    given = {
+        "coupled": True, "scheme": scheme, "rtol": rtol, "atol": atol, "dt": dt, "engine": engine, "dtype": dtype,
+        "record": record, "keep": keep, "max_steps": max_steps, "stop": stop, "ridge": ridge,
+        "temperature": 0.0, "noise_seed": 0, "momentum": 0.0, "batches": None,
+    }  # fmt: skip
+    return _simulate(network, problem, start, masses, times, record_times, given, max_bytes, progress, out)
+
+
+def resume(
+    path: str | Path,
+    *,
+    times: Sequence[float] | np.ndarray | None = None,
+    record_times: Sequence[float] | np.ndarray | None = None,
+    change: Mapping[str, Any] | None = None,
+    activation: Any = None,
+    loss: Any = None,
+    record: Sequence[Callable] = (),
+    stop: Sequence[Criterion] | None = None,
+    batches: Batches | None = None,
+    checkpoint_seconds: float = 60.0,
+    max_bytes: float | None = None,
+    progress: bool = False,
+) -> "Trajectory":
+    """Go on with a run on file from its last checkpoint, as if nothing had stopped it: bit for bit, on the same
+    engine, versions and processor. A run that is over is left as it is.
+
+    Parameters
+    ----------
+    path : of the run's file
+    times, record_times : increasing flow times, optional
+        Extend the run: they begin with those it had, as far as it has come.
+    change : optional
+        Arguments of `simulate` to go on with instead of the run's own, such as {"max_steps": 10**6, "rtol": 1e-8}. The
+        file remembers that they changed.
+    activation, loss, record, stop, batches
+        Those of the run that are the user's own functions, which no file holds.
+    checkpoint_seconds, max_bytes, progress : as in `Output` and `simulate`
+
+    Raises
+    ------
+    InputError
+        If there is no such run, another process is writing it, or something does not fit what it was.
+    FormatError
+        If the file or its checkpoints are damaged.
+    """
+    from . import trajectories  # h5py takes its time
+
+    out = Output(_file_of(path), checkpoint_seconds=checkpoint_seconds)
+    with trajectories.locked(out):
+        own = {"record": record, "stop": stop, "batches": batches}
+        found = trajectories.interrupted(out, own, activation, loss)
+        plan = found.plan if times is None and record_times is None else found.extended(times, record_times)
+        given = found.given | _checked(change or {})
+        if found.begin.event < len(plan.times):
+            moving, schedule = _build(
+                found.network, found.problem, found.start, found.masses, plan.times, given, max_bytes, on_file=True
+            )
+            sink = found.recording(moving, plan, change or {})
+            _on_file(sink, moving, found.start, plan, schedule, given, progress, found.begin)
+    return trajectories.open(out.path, activation=activation, loss=loss)
+
+
+_FIXED = ("coupled", "keep", "record")  # what cannot change on the way
+
+
+def _checked(change):
+    if wrong := [name for name in change if name in _FIXED or name not in _ARGUMENTS]:
+        allowed = ", ".join(name for name in _ARGUMENTS if name not in _FIXED)
+        raise InputError(f"change holds {', '.join(map(repr, wrong))}; needed: some of {allowed}.")
+    return dict(change)
+
+
+def _file_of(path):
+    return Path(path) / "run.h5" if Path(path).is_dir() else Path(path)
+
+
+def _simulate(network, problem, start, masses, times, record_times, given, max_bytes, progress, out):
+    if given["coupled"] and isinstance(problem, Population):
         raise InputError("simulate_coupled needs data, whose residual it follows; a Population has none: use simulate.")
-    schedule = stepper(scheme, dt=dt, rtol=rtol, atol=atol, max_steps=max_steps)
-    _check_memory(network, problem, start, times, schedule, engine, dtype, record, keep, max_bytes, features=False)
-    moving = CoupledField(network, problem, start, masses, engine, dtype, ridge)
-    return _integrate(moving, start, times, schedule, record, keep, progress, stop)
+    out = out if out is None or isinstance(out, Output) else Output(out)
+    moving, schedule = _build(network, problem, start, masses, times, given, max_bytes, on_file=out is not None)
+    plan = Plan.of(times, record_times)
+    if out is None:
+        began, sink = clock.perf_counter(), Kept(given["keep"], _recorders(given["record"]))
+        end = _integrate(sink, moving, start, plan, schedule, given, progress, None)
+        return sink.run(moving, schedule, end, clock.perf_counter() - began)
+    from . import trajectories  # h5py takes its time
+
+    if out.velocities and (given["temperature"] or given["batches"]):
+        raise InputError("velocities=True with noise or batches, whose paths have none; needed: velocities=False.")
+    recorders, criteria = _recorders(given["record"]), stopping.check(given["stop"])
+    given |= {"engine": moving.engine.NAME, "record": _listed(given["record"]), "stop": criteria}
+    with trajectories.locked(out):
+        sink, begin = trajectories.begin(out, moving, start, plan, schedule, list(recorders), given)
+        _on_file(sink, moving, start, plan, schedule, given, progress, begin)
+    return trajectories.open(out.path, activation=network.activation, loss=problem.loss)
+
+
+def _integrate(sink, moving, start, plan, schedule, given, progress, begin):
+    recorders, criteria = _recorders(given["record"]), stopping.check(given["stop"])
+    rest = {"keep": given["keep"], "progress": progress, "begin": begin}
+    return integrate(moving, start, plan, schedule, recorders, criteria, sink, **rest)
+
+
+def _on_file(sink, moving, start, plan, schedule, given, progress, begin):
+    """Run with its rows on file; a signal that came meanwhile has its effect when all is saved."""
+    with sink:
+        sink.save(_integrate(sink, moving, start, plan, schedule, given, progress, begin).position())
+    sink.deliver()
+
+
+def _build(network, problem, start, masses, times, given, max_bytes, on_file):
+    """The field and the schedule of a run, when all that can be refused before work is refused."""
+    scheme, engine, dtype, ridge = (given[name] for name in ("scheme", "engine", "dtype", "ridge"))
+    momentum, temperature, batches = (given[name] for name in ("momentum", "temperature", "batches"))
+    coupled = given["coupled"]
+    kick = None if coupled else _noise(network, engine, temperature, given["noise_seed"])
+    field = {} if coupled else {"kick": kick, "field": lambda: moving}
+    steps = {name: given[name] for name in ("dt", "rtol", "atol", "max_steps")}
+    schedule = stepper(scheme, **steps, **field)
+    # Rows that go to a file do not stay in memory.
+    frames, entries = 1 if on_file else np.size(times), 2 if momentum else 1
+    _check_memory(
+        network, problem, start, frames, schedule, engine, dtype, given["record"], given["keep"], max_bytes,
+        features=not coupled, entries=entries,
+    )  # fmt: skip
+    if not coupled:
+        _check_choices(problem, momentum, temperature, batches, schedule, times)
+    rest = (network, problem, start, masses, engine, dtype, ridge)
+    if coupled:
+        moving = CoupledField(*rest)
+    elif isinstance(problem, Population):
+        moving = PopulationField(*rest)
+    elif momentum:
+        moving = MomentumField(momentum, *rest)
+    elif batches is not None:
+        moving = BatchField(batches, *rest)
+    else:
+        moving = DataField(*rest)
+    if schedule.name == "jko":
+        jko.check(moving)
+    return moving, schedule
+
+
+def _check_choices(problem, momentum, temperature, batches, schedule, times):
+    """Refuse what does not go together."""
+    chosen = {
+        "a Population": isinstance(problem, Population), "momentum": bool(momentum), "batches": batches is not None,
+    }  # fmt: skip
+    several = [name for name, given in chosen.items() if given]
+    if len(several) > 1 or (momentum and temperature):
+        also = " and ".join(several if len(several) > 1 else [*several, "a temperature"])
+        raise InputError(f"{also} exclude one another; needed: one of them.")
+    if batches is not None:
+        if not isinstance(schedule, FixedSteps) or schedule.tableau != TABLEAUS["euler"]:
+            raise InputError(f"batches need scheme='euler' with dt; given: {schedule.name!r}.")
+        steps = _checks.times(times) / schedule.dt
+        if np.abs(steps - np.round(steps)).max() > 1e-6:
+            raise InputError(
+                f"times are no multiples of dt = {schedule.dt:g} with batches, whose steps are all of that size; "
+                "needed: multiples, e.g. dt * numpy.arange(...)."
+            )
+    if momentum and schedule.name in ("geiger", "jko"):
+        raise InputError(f"scheme {schedule.name!r} follows a gradient; momentum needs a Runge-Kutta scheme.")
+
+
+def _listed(record):
+    return [record] if isinstance(record, str) else list(record or ())
+
+
+def _recorders(record) -> dict[str, Callable]:
+    """By name, what is evaluated at a snapshot and the first one."""
+    recorders: dict[str, Callable] = {}
+    for each in _listed(record):
+        recorder = _checks.find(DIAGNOSTICS, each, "record")
+        if not callable(recorder):
+            raise InputError(f"record holds {each!r}; needed: one of {', '.join(DIAGNOSTICS)} or a function.")
+        name = each if isinstance(each, str) else getattr(each, "__name__", repr(each))
+        if name in recorders:
+            raise InputError(f"record holds two entries called {name!r}; needed: names of their own (def, not lambda).")
+        recorders[name] = recorder
+    return recorders
+
+
+_ARGUMENTS = (
+    "coupled", "scheme", "rtol", "atol", "dt", "engine", "dtype", "record", "keep", "max_steps", "stop", "ridge",
+    "temperature", "noise_seed", "momentum", "batches",
+)  # fmt: skip
 
 
 def _noise(network, engine, temperature, seed):
@@ -199,7 +370,7 @@ def _noise(network, engine, temperature, seed):
 
 
 def _check_memory(
-    network, problem, start, times, schedule, engine, dtype, record, keep, max_bytes, features=True, entries=1
+    network, problem, start, frames, schedule, engine, dtype, record, keep, max_bytes, features=True, entries=1
 ):
     """Refuse a run that does not fit. What is no array yet is left to the checks that name it."""
     _checks.instance(network, Network, "network", "a Network, e.g. Network('erf')")
@@ -209,7 +380,7 @@ def _check_memory(
     if len(shape) != 2:
         return
     kept = len(range(*keep.indices(shape[0]))) if isinstance(keep, slice) else shape[0]
-    frames = 1 if keep == "last" else np.size(times)
+    frames = 1 if keep == "last" else frames
     network.particles(np.zeros((1, shape[1])), problem.dim)  # before a transposed start is called too large
     # The velocities; the state before, after, at the last recorded time and at the first.
     dim, clouds = network.seen(problem.dim), (schedule.velocities + 4) * entries
@@ -246,5 +417,3 @@ def _check_keep(keep, shape):
             raise InputError(f"keep is {keep!r}; needed: a slice that holds some of the particles {shape}.")
     elif not isinstance(keep, str) or keep not in ("all", "last"):
         raise InputError(f"keep is {keep!r}; needed: 'all', 'last' or a slice.")
-
-

@@ -82,7 +82,10 @@ def _header(file):
     h5md.attrs["version"] = np.array(schema.H5MD, np.int32)
     h5md.create_group("author").attrs["name"] = np.bytes_(b"unknown")
     creator = h5md.create_group("creator")
-    creator.attrs["name"], creator.attrs["version"] = np.bytes_(b"meanfield"), schema.text(_machine.version("meanfield"))
+    creator.attrs["name"], creator.attrs["version"] = (
+        np.bytes_(b"meanfield"),
+        schema.text(_machine.version("meanfield")),
+    )
     h5md.create_group("modules/meanfield").attrs["version"] = np.array(schema.MODULE, np.int32)
 
 
