@@ -40,10 +40,12 @@ from .engines import set_num_threads
 from .ensembles import Ensemble, ensemble
 from .initial import GaussianLaw
 from .network import Network
+from .output import Output
 from .population import Population
 from .problems import Problem
+from .runs import Run
 from .scaling import Scaling
-from .simulation import Run, simulate, simulate_coupled
+from .simulation import open, resume, simulate, simulate_coupled
 
 __version__ = _machine.version("meanfield")
 
@@ -52,6 +54,7 @@ __all__ = [
     "Ensemble",
     "GaussianLaw",
     "Network",
+    "Output",
     "Population",
     "Problem",
     "Run",
@@ -72,12 +75,14 @@ __all__ = [
     "limits",
     "linearised",
     "losses",
+    "open",
     "phases",
     "plots",
     "population",
     "problems",
     "projections",
     "quadratics",
+    "resume",
     "set_num_threads",
     "simulate",
     "simulate_coupled",

@@ -15,7 +15,7 @@ from .fields import DataField
 from .network import Network
 from .population import Population, PopulationField
 from .problems import Problem
-from .simulation import Run
+from .runs import Run
 from .transport import interpolate
 
 

@@ -1,7 +1,9 @@
 """Where a run goes and how: a path and its options."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from . import _checks
 from .errors import InputError
@@ -20,7 +22,7 @@ class Output:
     live : another process may read while this one writes (SWMR)
     checkpoint_seconds : wall time between two checkpoints; there is one at each signal and at the end, too
     compression : "none" (mantissas hardly compress), or "blosc2" with the extra of that name
-    config : text that is kept word for word, the TOML the run was read from
+    config, values : text that is kept word for word, the TOML the run was read from; and what it says, plain data
 
     Raises InputError on values that do not fit.
     """
@@ -33,6 +35,7 @@ class Output:
     checkpoint_seconds: float = 60.0
     compression: str = "none"
     config: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
         try:

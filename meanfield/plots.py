@@ -9,7 +9,7 @@ import numpy as np
 
 from ._files import write_atomically
 from .errors import InputError
-from .simulation import Run
+from .runs import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -177,6 +177,7 @@ def resume(
     *,
     times: Sequence[float] | np.ndarray | None = None,
     record_times: Sequence[float] | np.ndarray | None = None,
+    end: float | None = None,
     change: Mapping[str, Any] | None = None,
     activation: Any = None,
     loss: Any = None,
@@ -195,6 +196,8 @@ def resume(
     path : of the run's file
     times, record_times : increasing flow times, optional
         Extend the run: they begin with those it had, as far as it has come.
+    end : optional
+        Extend the run to this flow time, at the distance of its last two times.
     change : optional
         Arguments of `simulate` to go on with instead of the run's own, such as {"max_steps": 10**6, "rtol": 1e-8}. The
         file remembers that they changed.
@@ -215,7 +218,8 @@ def resume(
     with trajectories.locked(out):
         own = {"record": record, "stop": stop, "batches": batches}
         found = trajectories.interrupted(out, own, activation, loss)
-        plan = found.plan if times is None and record_times is None else found.extended(times, record_times)
+        extended = any(each is not None for each in (times, record_times, end))
+        plan = found.extended(times, record_times, end) if extended else found.plan
         given = found.given | _checked(change or {})
         if found.begin.event < len(plan.times):
             moving, schedule = _build(
@@ -224,6 +228,13 @@ def resume(
             sink = found.recording(moving, plan, change or {})
             _on_file(sink, moving, found.start, plan, schedule, given, progress, found.begin)
     return trajectories.open(out.path, activation=activation, loss=loss)
+
+
+def open(path: str | Path, *, activation: Any = None, loss: Any = None, max_bytes: float | None = None) -> "Trajectory":
+    """A run on file, to read: nothing is loaded before it is asked for. See `trajectories.open`."""
+    from . import trajectories  # h5py takes its time
+
+    return trajectories.open(_file_of(path), activation=activation, loss=loss, max_bytes=max_bytes)
 
 
 _FIXED = ("coupled", "keep", "record")  # what cannot change on the way

@@ -114,13 +114,22 @@ ORDER = (
     "benchmarks.run",
     "benchmarks.report",
     "benchmarks",
+    "config",
+    "cli.runs",
     "cli",
     "__main__",
 )
 ROOT = "meanfield"
 
 # Library: the one module or package that imports it.
-IMPORTERS = {"h5py": "trajectories", "ot": "transport", "matplotlib": "plots", "typer": "cli", "numba": "engines"}
+IMPORTERS = {
+    "h5py": "trajectories",
+    "ot": "transport",
+    "matplotlib": "plots",
+    "typer": "cli",
+    "pydantic": "config",
+    "numba": "engines",
+}
 
 
 def modules() -> dict[str, Path]:

@@ -18,6 +18,7 @@ from ..diagnostics import DIAGNOSTICS
 from ..errors import ConvergenceError, DeviceError, DivergenceError, InputError, StepLimitError
 from ..experiments import limits as job
 from ..trajectories import write_arrays
+from . import runs
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,6 +29,11 @@ app = typer.Typer(
 QUICK = {"widths": (64, 128, 256, 512), "seeds": 8}
 FILES = ("limits.png", "limits.h5", "limits.json")
 EXIT_BAD_INPUT, EXIT_FAILED, EXIT_FILES = 2, 70, 74
+
+
+app.command("run")(runs.run_command)
+app.command("resume")(runs.resume_command)
+app.command("watch")(runs.watch_command)
 
 
 @app.callback(invoke_without_command=True)
@@ -304,6 +310,10 @@ def main() -> None:
         if debug:
             raise
         code = _explain(problem)
+        if code == EXIT_FILES:  # HDF5 does not survive a disk that is full: no clean-up of its own
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -25,8 +25,9 @@ from ..initial import GaussianLaw
 from ..limits import MeanFieldLimit
 from ..network import Network
 from ..problems import Problem
+from ..runs import Run
 from ..scaling import Scaling
-from ..simulation import Run, simulate, simulate_coupled
+from ..simulation import simulate, simulate_coupled
 from .quantities import QUANTITIES, TOWARDS_MINUS_ONE, table
 
 REGIMES = ("mf", "ntk")

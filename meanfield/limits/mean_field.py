@@ -12,7 +12,8 @@ from ..errors import ConvergenceError, InputError
 from ..initial import GaussianLaw, Quadrature
 from ..network import Network
 from ..problems import Problem
-from ..simulation import Run, simulate
+from ..runs import Run
+from ..simulation import simulate
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import time as clock
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from .. import _machine, _signals
+from .. import _checks, _machine, _signals
 from ..coupled import CoupledField
 from ..errors import FileError, FormatError, InputError
 from ..fields import DataField
@@ -187,6 +188,7 @@ def begin(
     start = moving.network.particles(start, moving.problem.dim)
     described = settings.describe(moving.network, moving.problem, given)
     described["output"] = {"save_dtype": out.save_dtype, "velocities": out.velocities, "live": out.live}
+    described["config"] = dict(out.values)
     numbers, _ = schedule.memory()
     position = Position(0, 0.0, None, 0, numbers, moving.arrays(moving.state(start)), None)
     facts = {
@@ -264,9 +266,16 @@ class Interrupted:
         """Whether the run came to its end."""
         return self.begin.event >= len(self.plan.times)
 
-    def extended(self, times: Any, record_times: Any) -> Plan:
-        """A plan that begins as the run's own, as far as it has come."""
+    def extended(self, times: Any = None, record_times: Any = None, end: float | None = None) -> Plan:
+        """A plan that begins as the run's own, as far as it has come.
+
+        end : frames and records go on at the distance of their last two, up to here
+        """
         old = self.plan
+        if end is not None:
+            if times is not None or record_times is not None:
+                raise InputError("both end and times are given; needed: one of them.")
+            times, record_times = (_continued(old.times[chosen], end) for chosen in (old.frames, old.records))
         if self.over and self.begin.stopped_by:
             raise InputError(f"the run is over: {self.begin.stopped_by} held at t = {self.begin.now:g}; start another.")
         same = record_times is None and np.array_equal(old.frames, old.records)
@@ -295,6 +304,16 @@ class Interrupted:
         counts = {each.name: self.counts.get(each.name, 0) for each in series} | {"last": 0}
         counts = {each.name: counts[each.name] for each in series}
         return Recording(self.out, writer.Writer(self.out.path, series, self.out.live), plan, facts, counts)
+
+
+def _continued(times, end):
+    """`times`, and on from there at the distance of the last two, to `end` itself."""
+    end, last = _checks.number(end, "end", above=0.0), float(times[-1])
+    distance = last - float(times[-2]) if len(times) > 1 else last
+    if not distance > 0.0 or end <= last:
+        raise InputError(f"end is {end:g}, and the run's last time {last:g}; needed: a later one.")
+    count = max(0, math.ceil((end - last) / distance - 1e-9) - 1)
+    return np.r_[times, last + distance * np.arange(1, count + 1), end]
 
 
 def _names(record):
