@@ -98,7 +98,9 @@ def _of_run(config: RunConfig, function: Callable) -> dict[str, Any]:
     for name in [name for name in arguments if name not in taken]:
         value = arguments.pop(name)
         if value != RunSection.model_fields[name].default:
-            raise InputError(f"run.{name} is {value!r} with run.coupled; needed: one of them, for simulate_coupled has none.")
+            raise InputError(
+                f"run.{name} is {value!r} with run.coupled; needed: one of them, for simulate_coupled has none."
+            )
     made = {"times": flow_times(config.run.times), "stop": [_criterion(each) for each in config.run.stop]}
     if config.run.batches is not None and not config.run.coupled:
         made["batches"] = _batches(config)

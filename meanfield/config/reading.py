@@ -42,7 +42,9 @@ def load(path: str | os.PathLike[str]) -> RunConfig:
         raise InputError(f"{where!r} cannot be read ({reason}); needed: the path of a TOML file.") from None
     name = Path(where).name
     if len(content) > MOST_BYTES:
-        raise InputError(f"{name} has more than {MOST_BYTES:,} bytes; needed: the description of a run, which is short.")
+        raise InputError(
+            f"{name} has more than {MOST_BYTES:,} bytes; needed: the description of a run, which is short."
+        )
     try:
         text = content.decode()
     except UnicodeDecodeError as problem:

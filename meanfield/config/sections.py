@@ -1,7 +1,8 @@
 """The sections of a run's description: every field with its bounds and its meaning.
 
 A section has the fields of the function that it goes to, and their defaults are read from its signature (`given`), so
-that none is written twice. A new problem is a section here, a place in `ProblemSection`, and an entry in `building.PROBLEMS`.
+that none is written twice. A new problem is a section here, a place in `ProblemSection`, and an entry in
+`building.PROBLEMS`.
 """
 
 import inspect
@@ -40,7 +41,8 @@ T = TypeVar("T")
 def given(function: Callable, name: str, meaning: str, **more: Any) -> Any:
     """A field with the default, if any, that the parameter `name` of `function` has."""
     default = inspect.signature(function).parameters[name].default
-    return Field(**more, description=meaning, **({} if default is inspect.Parameter.empty else {"default": default}))
+    usual: dict[str, Any] = {} if default is inspect.Parameter.empty else {"default": default}
+    return Field(**more, **usual, description=meaning)
 
 
 class Choice:
@@ -82,9 +84,11 @@ Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 CountOrZero = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Frames = Annotated[int, Field(ge=2, le=10**6)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]  # TOML's largest
-Number = Annotated[float, AfterValidator(lambda value: value + 0.0)]
-NonNegative = Annotated[Number, Field(ge=0)]
-Positive = Annotated[Number, Field(gt=0)]
+_PLUS_ZERO = AfterValidator(lambda value: value + 0.0)
+Number = Annotated[float, _PLUS_ZERO]
+NonNegative = Annotated[float, Field(ge=0), _PLUS_ZERO]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 FilePath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]+$")]
 
 
@@ -128,7 +132,9 @@ class Gaussians(_Sampled):
     kind: Literal["two-gaussians"]
     dims: Several[Count] = given(TwoGaussians, "dims", "sizes of the blocks of coordinates", min_length=1)
     plus: Several[Positive] = given(TwoGaussians, "plus", "standard deviations of class +1, one a block", min_length=1)
-    minus: Several[Positive] = given(TwoGaussians, "minus", "standard deviations of class -1, one a block", min_length=1)
+    minus: Several[Positive] = given(
+        TwoGaussians, "minus", "standard deviations of class -1, one a block", min_length=1
+    )
 
 
 class IsotropicGaussians(_Sampled):
@@ -136,7 +142,7 @@ class IsotropicGaussians(_Sampled):
 
     kind: Literal["isotropic-gaussians"]
     dim: Count = given(TwoGaussians.isotropic, "dim", "d, dimension of the inputs")
-    delta: Positive = given(TwoGaussians.isotropic, "delta", "standard deviations are 1 +- delta", lt=1)
+    delta: Share = given(TwoGaussians.isotropic, "delta", "standard deviations are 1 +- delta")
 
 
 class AnisotropicGaussians(_Sampled):
@@ -145,7 +151,7 @@ class AnisotropicGaussians(_Sampled):
     kind: Literal["anisotropic-gaussians"]
     dim: Count = given(TwoGaussians.anisotropic, "dim", "d, dimension of the inputs")
     signal_dim: Count = given(TwoGaussians.anisotropic, "signal_dim", "coordinates that tell the classes apart")
-    delta: Positive = given(TwoGaussians.anisotropic, "delta", "standard deviations there are 1 +- delta", lt=1)
+    delta: Share = given(TwoGaussians.anisotropic, "delta", "standard deviations there are 1 +- delta")
 
 
 def _two(groups):
@@ -263,12 +269,8 @@ class BiasedRelu(Section):
     threshold: Number = given(biased_relu, "threshold", "where the unit begins")
 
 
-Family = Annotated[
-    Softplus | PolynomialUnits | PiecewiseLinearUnits | BiasedRelu, Field(discriminator="family")
-]
-Units = Annotated[
-    Annotated[str, Choice(ACTIVATIONS), Tag("plain")] | Annotated[Family, Tag("table")], _PLAIN_OR_TABLE
-]
+Family = Annotated[Softplus | PolynomialUnits | PiecewiseLinearUnits | BiasedRelu, Field(discriminator="family")]
+Units = Annotated[Annotated[str, Choice(ACTIVATIONS), Tag("plain")] | Annotated[Family, Tag("table")], _PLAIN_OR_TABLE]
 
 
 class PopulationRisk(Section):
@@ -429,18 +431,7 @@ class Mmn18(Section):
 
 
 ScalingSection = Annotated[
-    Alpha
-    | MeanField
-    | Ntk
-    | Geiger
-    | Golikov
-    | SymDefault
-    | Default
-    | IcMf
-    | Raw
-    | ChizatBach
-    | Cob19
-    | Mmn18,
+    Alpha | MeanField | Ntk | Geiger | Golikov | SymDefault | Default | IcMf | Raw | ChizatBach | Cob19 | Mmn18,
     Field(discriminator="kind"),
     _kind("kind", "alpha"),
 ]
@@ -451,7 +442,9 @@ class NetworkSection(Section):
 
     activation: Units = given(Network, "activation", "a name, or a table of a family and its parameters")
     bias: NonNegative = given(Network, "bias", "beta, a last input that is always beta; 0: no bias")
-    scaling: ScalingSection = Field(default=Alpha(), description="the canonical alpha, or a convention of the literature")
+    scaling: ScalingSection = Field(
+        default=Alpha(), description="the canonical alpha, or a convention of the literature"
+    )
 
 
 # The start
@@ -508,9 +501,7 @@ class Grid(Section):
 
 
 Times = Annotated[
-    Annotated[
-        Several[NonNegative], Field(min_length=1, max_length=10**6), AfterValidator(_increasing), Tag("plain")
-    ]
+    Annotated[Several[NonNegative], Field(min_length=1, max_length=10**6), AfterValidator(_increasing), Tag("plain")]
     | Annotated[Grid, Tag("table")],
     _PLAIN_OR_TABLE,
 ]

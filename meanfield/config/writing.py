@@ -18,7 +18,7 @@ def digest(config: RunConfig) -> str:
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[tuple[str, Any, Any]]:
-    """(dotted field, old value, new value) of what differs; None where one of them has no such field. Lists are whole."""
+    """(dotted field, old value, new value) of what differs; None where one has no such field. A list is one value."""
     before, after = _fields(old.model_dump(mode="json")), _fields(new.model_dump(mode="json"))
     names = list(dict.fromkeys([*before, *after]))
     return [(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]
@@ -36,7 +36,7 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_with_none(RunConfig.model_json_schema())}
 
 
-def _with_none(schema):
+def _with_none(schema: Any) -> Any:
     """Where null may stand, "none" may too: TOML has no null."""
     if isinstance(schema, list):
         return [_with_none(each) for each in schema]
@@ -58,7 +58,11 @@ def table() -> str:
 
 
 def _heading(name, schema):
-    tags = (f'{key} = "{schema["properties"][key]["const"]}"' for key in ("kind", "law", "family") if key in schema["properties"])
+    tags = (
+        f'{key} = "{schema["properties"][key]["const"]}"'
+        for key in ("kind", "law", "family")
+        if key in schema["properties"]
+    )
     return next(tags, name)
 
 
@@ -97,4 +101,6 @@ def _type(field):
     if field["type"] == "array":
         return f"list of {_type(field['items'])}"
     kind = {"integer": "whole number", "number": "number", "boolean": "true or false", "string": "text"}[field["type"]]
-    return " ".join([kind, *(f"{sign} {field[name]}" for name, sign in _BOUNDS.items() if name in field)])
+    if "minimum" in field and "maximum" in field:
+        return f"{kind}, {field['minimum']} to {field['maximum']}"
+    return ", ".join([kind, *(f"{sign} {field[name]}" for name, sign in _BOUNDS.items() if name in field)])
