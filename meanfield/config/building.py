@@ -112,7 +112,7 @@ def _criterion(given) -> stopping.Criterion:
 
 
 def _batches(config: RunConfig) -> batches.Batches:
-    given = config.run.batches
+    given: Any = config.run.batches
     options = _arguments(given, "kind")
     if given.kind == "fresh":
         kind = config.problem.kind

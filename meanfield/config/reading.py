@@ -204,7 +204,7 @@ def _complaint(fault) -> str:
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         key = _key(candidates[0])
         given = given.get(key) if isinstance(given, dict) else None
-        needed = _one_of(sorted(_tag(each) for each in candidates), given)
+        needed = _one_of(sorted(filter(None, map(_tag, candidates))), given)
         state = "is missing" if kind == "union_tag_not_found" else f"is {_show(given)}"
         return f"{place}.{key} {state}; needed: {needed}."
     if kind == "literal_error":
@@ -232,7 +232,9 @@ def _place(location, kind) -> tuple[str, type[BaseModel] | None, list[type[BaseM
     pydantic's location names also the member of a union that was tried, which nobody wrote.
     """
     model: type[BaseModel] | None = RunConfig
-    holder, candidates, names = model, [model], []
+    holder: type[BaseModel] | None = model
+    candidates: list[type[BaseModel]] = [RunConfig]
+    names: list[str] = []
     for number, part in enumerate(location):
         last = number == len(location) - 1
         if isinstance(part, int):
