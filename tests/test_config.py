@@ -1,5 +1,6 @@
 """Configs: read strictly, refused by name, built as a script would build them; mutants by the thousand."""
 
+import copy
 import inspect
 import json
 import math
@@ -217,8 +218,8 @@ CALLS = [
 
 def mismatches(section, functions, only=None, without=frozenset()):
     """What a section's fields and the parameters of its functions do not share: names and defaults."""
-    parameters = {}
-    for each in functions if isinstance(functions, list) else [functions]:
+    parameters, functions = {}, functions if isinstance(functions, list) else [functions]
+    for each in functions:
         parameters = {**inspect.signature(each).parameters, **parameters}
     parameters = {
         name: each for name, each in parameters.items() if name not in {"self", *without} and name in (only or {name})
@@ -230,7 +231,7 @@ def mismatches(section, functions, only=None, without=frozenset()):
     for name in parameters.keys() & fields.keys():
         default = parameters[name].default
         # A convention's width may be left out: it is the start's number of particles.
-        is_width = getattr(functions, "__self__", None) is Scaling and name in building.WIDTHS.values()
+        is_width = getattr(functions[0], "__self__", None) is Scaling and name in building.WIDTHS.values()
         needed = default is inspect.Parameter.empty and not is_width
         if needed != fields[name].is_required() or not (
             default is inspect.Parameter.empty or fields[name].default == default
@@ -278,7 +279,7 @@ def union(annotation):
 
 
 def test_every_kind_has_a_builder():
-    """The unions and the tables are the same lists; every problem, law, convention and criterion of the package is one."""
+    """The unions and the tables are the same lists; every convention and criterion of the package is one."""
     assert union(sections.ProblemSection) == set(building.PROBLEMS) == set(PROBLEM_TABLES)
     assert union(sections.ScalingSection) == set(building.SCALINGS) == set(SCALING_TABLES)
     assert union(sections.StartSection) == set(building.STARTS) == set(START_TABLES)
@@ -370,8 +371,8 @@ def test_a_run_is_the_one_of_a_script(coupled):
     assert built.function is (mf.simulate_coupled if coupled else mf.simulate)
     run = built.function(built.network, built.problem, built.start, masses=built.masses, **built.arguments)
     direct = built.function(
-        mf.Network("tanh"), problems.teacher_student(2, 20, 4), initial.gaussian(8, 2), [0.0, 0.5], ridge=0.5, rtol=1e-3,
-        record=["risk"], keep="last",
+        mf.Network("tanh"), problems.teacher_student(2, 20, 4), initial.gaussian(8, 2), [0.0, 0.5],
+        ridge=0.5, rtol=1e-3, record=["risk"], keep="last",
     )  # fmt: skip
     np.testing.assert_array_equal(run.particles, direct.particles)
     np.testing.assert_array_equal(run.records["risk"], direct.records["risk"])
@@ -455,12 +456,15 @@ def test_what_no_machine_holds_is_refused_before_it_is_made(kind):
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ("network.activation=tanhh", "network.activation is 'tanhh'; needed: one of {ACTIVATIONS} (did you mean 'tanh'?)."),
+        (
+            "network.activation=tanhh",
+            "network.activation is 'tanhh'; needed: one of {ACTIVATIONS} (did you mean 'tanh'?).",
+        ),
         ("network.bias=true", "network.bias is True; needed: a number."),
         ("network.scaling.alpha=0", "network.scaling.alpha is 0; needed: a number above 0."),
         ("network.scaling.alpha=inf", "network.scaling.alpha is inf; needed: a finite number."),
         ("network.scaling.shift=x", "network.scaling.shift is 'x'; needed: initial."),
-        ("network.scaling={kind='ntk', C=1}", "network.scaling.C is 1, but there is no such field; needed: one of kind,"),
+        ("network.scaling={kind='ntk', C=1}", "network.scaling.C is 1, but there is no such field; needed: one of"),
         ("problem.n=1.5", "problem.n is 1.5; needed: a whole number."),
         ("problem.n=0", "problem.n is 0; needed: a number of at least 1."),
         ("problem.n=1_000_000_000_000", "problem.n is 1000000000000; needed: a number of at most 2147483647."),
@@ -496,7 +500,7 @@ def test_every_fault_has_its_line():
     ("text", "message"),
     [
         ("a = [1,\nb", r"is no TOML: .*\(at line 2, column 1\)"),
-        ("a = 1\na = 2", r"is no TOML: .*at line 2"),
+        ("a = 1\na = 2", "is no TOML: Cannot overwrite a value"),
         ("a = " + "[" * 50_000, "too deep"),
         (".".join("a" * 20_000) + " = 1", "has a key of more than 16 parts"),
         (".".join(['"b.c"'] * 20_000) + " = 1", "has a key of more than 16 parts"),
@@ -586,7 +590,8 @@ def test_differences_are_those_of_the_digest():
 
 ODD = [
     0, 1, -1, 2, 3.5, -2.0, 0.0, -0.0, 1e-320, 1e308, -1e308, float("inf"), float("-inf"), float("nan"), 10**12, 2**31,
-    2**63 - 1, 2**64, -(2**63), 16**400, True, False, "", "none", "initial", "tanh", "risk", "x" * 3000, "0", "nan", "é\n",
+    2**63 - 1, 2**64, -(2**63), 16**400, True, False, "", "none", "initial", "tanh", "risk", "x" * 3000, "0", "nan",
+    "é\n",
     [], {}, [[]], [1], [1.0, 2.0], [2, 1], ["risk"], [float("nan")], [True], {"kind": "risk"}, {"kind": "ntk"},
     {"kind": ["ntk"]}, {"kind": 3}, {"law": "sobol"}, {"family": "softplus", "beta": float("inf")}, {"end": 1},
     {"end": float("nan")}, {"a": {"b": {"c": 1}}}, [{"kind": "margin", "least": float("inf")}],
@@ -603,13 +608,13 @@ def mutant(rng, bases):
             tables += [each for each in inner if isinstance(each, dict | list)]
         table = rng.choice([each for each in tables if each] or [data])
         key = rng.choice(list(table)) if isinstance(table, dict) and table else rng.randrange(len(table) or 1)
-        change = rng.randrange(8)
+        change, odd = rng.randrange(8), copy.deepcopy(rng.choice(ODD))
         if isinstance(table, list):
-            table[key : key + 1] = [] if change == 0 else [rng.choice(ODD)] * rng.choice((1, 1, 2))
+            table[key : key + 1] = [] if change == 0 else [odd] * rng.choice((1, 1, 2))
         elif change == 0:
             del table[key]
         elif change == 1:
-            table[rng.choice(["extra", "kind", "Alpha", "é b", "", "__class__", "dim", "seed"])] = rng.choice(ODD)
+            table[rng.choice(["extra", "kind", "Alpha", "é b", "", "__class__", "dim", "seed"])] = odd
         elif change == 2:
             table[key + "s"] = table.pop(key)
         elif change == 3:
@@ -619,7 +624,7 @@ def mutant(rng, bases):
         elif change == 5 and isinstance(table[key], float | int) and not isinstance(table[key], bool):
             table[key] = rng.choice((-table[key], float(table[key]), str(table[key]), table[key] * 2, 0))
         else:
-            table[key] = rng.choice(ODD)
+            table[key] = odd
     return data
 
 
@@ -641,7 +646,7 @@ def kept(given, found):
         return given is found
     if isinstance(given, str):
         return given == found or (given == "none" and found is None)
-    return isinstance(found, int | float) and math.isfinite(found) and given == found
+    return isinstance(found, int | float) and math.isfinite(found) and type(found)(given) == found
 
 
 def is_small(described):
@@ -691,7 +696,7 @@ def holes(number, seed):
 
 
 def accepts(schema, value, root=None):
-    """Whether a JSON Schema accepts a value: the keywords that ours uses; `kind` not named is looked at as it stands."""
+    """Whether a JSON Schema accepts a value: the keywords that ours uses."""
     root = schema if root is None else root
     if "$ref" in schema:
         return accepts(root["$defs"][schema["$ref"].rpartition("/")[2]], value, root)
@@ -708,7 +713,7 @@ def accepts(schema, value, root=None):
         "oneOf": lambda several: sum(accepts(each, value, root) for each in several) == 1,
         "required": lambda names: all(name in value for name in names),
         "additionalProperties": lambda allowed: allowed or value.keys() <= schema["properties"].keys(),
-        "properties": lambda fields: all(accepts(fields[name], value[name], root) for name in fields.keys() & value.keys()),
+        "properties": lambda fields: all(accepts(fields[each], value[each], root) for each in fields if each in value),
         "items": lambda inner: all(accepts(inner, each, root) for each in value),
         "minItems": lambda bound: len(value) >= bound,
         "maxItems": lambda bound: len(value) <= bound,
@@ -729,7 +734,7 @@ SCHEMA = config.json_schema()
 
 
 def test_mutants_parse_as_given_or_are_refused_by_name():
-    """0 holes among `MUTANTS`: no other exception, nothing unknown or infinite accepted; build raises its own errors."""
+    """0 holes: no other exception, nothing unknown or infinite accepted; what builds raises the package's errors."""
     found, parsed, built = holes(MUTANTS, seed=7)
     assert found == []
     assert parsed > 0.05 * MUTANTS and built > 0.02 * MUTANTS, "hardly any mutant lives: this would mean nothing"

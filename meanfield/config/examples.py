@@ -29,7 +29,7 @@ record = ["risk", "test_risk"]
 
 _FASHION_MNIST = """\
 name = "fashion-mnist"
-description = "Trousers against the other tops, until every margin is 1."
+description = "Trousers against shirts, pullovers and dresses, until every margin is 1."
 
 [problem]
 kind = "fashion-mnist"

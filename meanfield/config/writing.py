@@ -69,13 +69,17 @@ def _heading(name, schema):
 def _rows(heading, schema):
     lines = [f"### {heading}", "", schema.get("description", "").splitlines()[0], ""]
     rows = [
-        f"| `{name}` | {_type(each)} | {_default(name, each, schema)} | {each.get('description', '')} |"
+        f"| `{name}` | {_type(each)} | {_default(name, each, schema)} | {_cell(each['description'])} |"
         for name, each in schema["properties"].items()
         if "const" not in each
     ]
     if rows:
         lines += ["| Field | Type | Default | Meaning |", "| --- | --- | --- | --- |", *rows, ""]
     return "\n".join(lines)
+
+
+def _cell(text):
+    return text.replace("|", r"\|")  # which would end the cell
 
 
 def _default(name, field, schema):
