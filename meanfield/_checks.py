@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,14 @@ def find(table: Mapping[str, Any], name: Any, kind: str) -> Any:
         return name
     if name in table:
         return table[name]
-    near = difflib.get_close_matches(name, table, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    near = nearest(name, table)
+    hint = f" Did you mean {near!r}?" if near else ""
     raise InputError(f"unknown {kind} {name!r}.{hint} Known: {', '.join(sorted(table))}.")
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The one of `names` that `name` may be a slip of."""
+    return next(iter(difflib.get_close_matches(name, names, n=1)), None)
 
 
 def array(values: Any, what: str, ndim: int, needs: str, *, allow_empty: bool = False) -> np.ndarray:

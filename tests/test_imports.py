@@ -82,6 +82,12 @@ ORDER = (
     "trajectories.recording",
     "trajectories",
     "simulation",
+    "config.sections",
+    "config.reading",
+    "config.writing",
+    "config.building",
+    "config.examples",
+    "config",
     "transport",
     "identities",
     "fit",
@@ -114,7 +120,6 @@ ORDER = (
     "benchmarks.run",
     "benchmarks.report",
     "benchmarks",
-    "config",
     "cli.runs",
     "cli",
     "__main__",
@@ -123,13 +128,9 @@ ROOT = "meanfield"
 
 # Library: the one module or package that imports it.
 IMPORTERS = {
-    "h5py": "trajectories",
-    "ot": "transport",
-    "matplotlib": "plots",
-    "typer": "cli",
-    "pydantic": "config",
-    "numba": "engines",
-}
+    "h5py": "trajectories", "ot": "transport", "matplotlib": "plots", "typer": "cli", "numba": "engines",
+    "pydantic": "config", "pydantic_core": "config",
+}  # fmt: skip
 
 
 def modules() -> dict[str, Path]:
@@ -214,7 +215,7 @@ def test_imports_go_one_way(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_libraries_with_one_importer(module):
-    """h5py, POT, Matplotlib, Typer and Numba are each imported in one place."""
+    """h5py, POT, Matplotlib, Typer, Numba and pydantic are each imported in one place."""
     assert foreign(module, MODULES[module].read_text()) == []
 
 
@@ -291,6 +292,7 @@ def test_a_new_or_missing_module_is_caught():
         ("plots", "import typer", "typer"),
         ("integrators", "from numba import njit", "numba"),
         ("transport_of_files", "import ot", "ot"),
+        ("configure", "from pydantic import BaseModel", "pydantic"),
     ],
 )
 def test_a_second_importer_is_caught(module, source, library):
@@ -306,9 +308,9 @@ def loaded(statement: str) -> set[str]:
 
 
 def test_importing_the_package_loads_nothing_slow():
-    """POT, Matplotlib, h5py and Typer wait until they are needed; Numba and NumPy are always needed."""
+    """POT, Matplotlib, h5py, Typer and pydantic wait until they are needed; Numba and NumPy are always needed."""
     names = loaded("import meanfield")
-    assert not names & {"ot", "matplotlib", "h5py", "typer"}
+    assert not names & {"ot", "matplotlib", "h5py", "typer", "pydantic"}
     assert {"meanfield", "numba", "numpy"} <= names
 
 
