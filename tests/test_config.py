@@ -211,8 +211,9 @@ CALLS = [
     (
         sections.RunSection,
         mf.simulate,
-        {"without": {"network", "problem", "start", "masses", "progress", "coupled"}},
+        {"without": {"network", "problem", "start", "masses", "progress", "coupled", "record_times", "out"}},
     ),
+    (sections.OutputSection, mf.Output, {"without": {"path", "overwrite", "config", "values", "record_times"}}),
 ]
 
 

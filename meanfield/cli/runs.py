@@ -11,7 +11,7 @@ from .._files import write_atomically
 from ..errors import InputError
 from ..output import Output
 from ..simulation import open as open_run
-from ..simulation import resume, simulate, simulate_coupled
+from ..simulation import resume
 
 CHANGEABLE = ("run", "output")  # sections of a config that may change on the way
 
@@ -69,9 +69,10 @@ def run_command(
     output = Output(
         folder / "run.h5", overwrite=force, config=text, values=json.loads(configs.to_json(found)), **options
     )
-    flow = simulate_coupled if found.run.coupled else simulate
-    with flow(
-        built.network, built.problem, built.start, masses=built.masses, **built.arguments, out=output, progress=True
+    recorded = found.output.record_times
+    options = {"record_times": None if recorded is None else configs.flow_times(recorded), "progress": True}
+    with built.function(
+        built.network, built.problem, built.start, masses=built.masses, **built.arguments, **options, out=output
     ) as done:
         _tell(done, as_json)
 
