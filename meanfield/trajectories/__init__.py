@@ -1,6 +1,24 @@
 """Files of results. The only importer of h5py."""
 
 from .arrays import read_arrays, write_arrays
+from .export import export
+from .frames import Frames
+from .inspection import Report, info, repair, verify
 from .kernels import StoredKernel, read_kernel, write_kernel
+from .reader import Trajectory, open
 
-__all__ = ["StoredKernel", "read_arrays", "read_kernel", "write_arrays", "write_kernel"]
+__all__ = [
+    "Frames",
+    "Report",
+    "StoredKernel",
+    "Trajectory",
+    "export",
+    "info",
+    "open",
+    "read_arrays",
+    "read_kernel",
+    "repair",
+    "verify",
+    "write_arrays",
+    "write_kernel",
+]

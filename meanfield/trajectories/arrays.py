@@ -51,7 +51,9 @@ def read_arrays(path: str | Path, *, max_bytes: float | None = None) -> tuple[di
     safety.check_start(path)
     with safety.reading(path), h5py.File(path, "r") as file:
         entries = safety.walk(file, path)
-        if text := [name for name, entry in entries.items() if isinstance(entry, h5py.Dataset) and entry.dtype.kind == "S"]:
+        if text := [
+            name for name, entry in entries.items() if isinstance(entry, h5py.Dataset) and entry.dtype.kind == "S"
+        ]:
             raise InputError(f"{path} holds {text[0]!r}, which is neither a group nor an array of numbers.")
         _memory.check(safety.sizes(entries), f"reading {path}", "Read it where there is room", max_bytes)
         attributes = safety.attributes(entries["/"], f"{path}: /")

@@ -5,7 +5,7 @@ the digest that the file states.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,9 @@ def check_schema(entries, path):
 def _settings(entries, path, max_bytes):
     entry = entries["/parameters/settings"]
     _check(entry, f"{path}: /parameters/settings", "S", ())
-    _memory.check({"settings": 20.0 * entry.dtype.itemsize}, f"opening {path}", "Open it where there is room", max_bytes)
+    _memory.check(
+        {"settings": 20.0 * entry.dtype.itemsize}, f"opening {path}", "Open it where there is room", max_bytes
+    )
     try:
         found = json.loads(bytes(entry[()]).decode("ascii"), parse_constant=_no_number)
         run = found["run"]
@@ -185,7 +187,9 @@ def _rows(entry, where, kind, shape):
     """Rows of a dataset that grows: no more than are stored."""
     safety.check_type(entry.id.get_type(), where, kind)
     if len(entry.shape) != 1 + len(shape) or entry.shape[1:] != shape or entry.maxshape != (None, *shape):
-        raise FormatError(f"{where} has shape {entry.shape} of {entry.maxshape}; needed: {('T', *shape)}, T without end.")
+        raise FormatError(
+            f"{where} has shape {entry.shape} of {entry.maxshape}; needed: {('T', *shape)}, T without end."
+        )
     if not entry.chunks:
         raise FormatError(f"{where} has no chunks; needed: a dataset that grows.")
     row = entry.dtype.itemsize * int(np.prod(shape, dtype=object))
@@ -218,8 +222,3 @@ def _state(value, path):
     if not isinstance(found, dict) or found.get("status") not in schema.STATUS:
         raise FormatError(f"{path} is damaged: its state is no JSON with its CRC.")
     return found
-
-
-def names(paths: Iterable[str]) -> tuple[str, ...]:
-    """Names of the records among the paths of a series."""
-    return tuple(path.split("/")[2] for path in paths)
