@@ -6,6 +6,8 @@ Training moves the cloud. With alpha = O(1) its law follows a transport equation
 alpha = O(sqrt N) the tangent kernel freezes (NTK). See docs/notation for the convention.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from . import (
     _machine,
     activations,
@@ -47,6 +49,10 @@ from .runs import Run
 from .scaling import Scaling
 from .simulation import open, resume, simulate, simulate_coupled
 
+if TYPE_CHECKING:
+    from . import trajectories
+    from .trajectories import Trajectory, open
+
 __version__ = _machine.version("meanfield")
 
 __all__ = [
@@ -59,6 +65,7 @@ __all__ = [
     "Problem",
     "Run",
     "Scaling",
+    "Trajectory",
     "activations",
     "batches",
     "datasets",
@@ -89,6 +96,17 @@ __all__ = [
     "stopping",
     "tangent",
     "targets",
+    "trajectories",
     "transport",
     "vocabulary",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`open`, `Trajectory` and `trajectories` when they are first asked for: h5py takes its time."""
+    if name not in ("open", "Trajectory", "trajectories"):
+        raise AttributeError(f"module 'meanfield' has no attribute {name!r}")
+    from importlib import import_module
+
+    found = import_module(".trajectories", __name__)
+    return found if name == "trajectories" else getattr(found, name)

@@ -18,7 +18,7 @@ from ..diagnostics import DIAGNOSTICS
 from ..errors import ConvergenceError, DeviceError, DivergenceError, InputError, StepLimitError
 from ..experiments import limits as job
 from ..trajectories import write_arrays
-from . import runs
+from . import files, runs
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -293,6 +293,10 @@ def _stop(number, frame):
             folder.rmdir()
     os.write(2, f"meanfield: stopped by {signal.Signals(number).name}.\n".encode())
     os._exit(128 + number)
+
+
+for _name, _command in files.COMMANDS.items():
+    app.command(_name)(_command)
 
 
 def main() -> None:

@@ -1,6 +1,5 @@
 """A tree of named arrays as a plain HDF5 file: groups, datasets, attributes, nothing else."""
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from .. import _memory
 from .._files import write_atomically
 from ..errors import InputError
+from . import safety
 
 
 def write_arrays(path: str | Path, tree: Mapping[str, Any], attributes: Mapping[str, str | float | int]) -> None:
@@ -48,29 +48,16 @@ def read_arrays(path: str | Path, *, max_bytes: float | None = None) -> tuple[di
         than `max_bytes`, before anything of that size is allocated.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path} is not a file; needed: the path of a file of arrays.")
-    try:
-        with h5py.File(path, "r") as file:
-            _memory.check(_sizes(file, path), f"reading {path}", "Read it where there is room", max_bytes)
-            attributes = {name: _plain(value) for name, value in file.attrs.items()}
-            return _read(file), attributes
-    except (OSError, RuntimeError, KeyError, UnicodeDecodeError) as problem:
-        raise InputError(f"{path} cannot be read as HDF5 ({problem}); needed: a file as it was written.") from problem
-
-
-def _sizes(group: h5py.Group, path: Path) -> dict[str, float]:
-    """Bytes of every array; InputError for links, and for arrays of anything but numbers."""
-    sizes = {}
-    for name in group:
-        entry = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
-        if isinstance(entry, h5py.Group):
-            sizes |= _sizes(entry, path)
-        elif isinstance(entry, h5py.Dataset) and entry.dtype.kind in "biuf" and entry.shape is not None:
-            sizes[entry.name] = float(math.prod(entry.shape) * entry.dtype.itemsize)
-        else:
-            raise InputError(f"{path} holds {name!r}, which is neither a group nor an array of numbers.")
-    return sizes
+    safety.check_start(path)
+    with safety.reading(path), h5py.File(path, "r") as file:
+        entries = safety.walk(file, path)
+        if text := [
+            name for name, entry in entries.items() if isinstance(entry, h5py.Dataset) and entry.dtype.kind == "S"
+        ]:
+            raise InputError(f"{path} holds {text[0]!r}, which is neither a group nor an array of numbers.")
+        _memory.check(safety.sizes(entries), f"reading {path}", "Read it where there is room", max_bytes)
+        attributes = safety.attributes(entries["/"], f"{path}: /")
+        return _read(file), {name: _plain(value) for name, value in attributes.items()}
 
 
 def _read(group: h5py.Group) -> dict[str, Any]:
