@@ -289,6 +289,11 @@ class Trajectory:
             each.check(np.arange(each.count))
         return {name: each.count for name, each in self._rows.items()}
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Whole rows of each series."""
+        return {name: each.count for name, each in self._rows.items()}
+
     def rows(self) -> Iterator[tuple[str, int, float, list[np.ndarray]]]:
         """(series, step, time, columns) of every row, series by series, each checked."""
         for name, each in self._rows.items():

@@ -329,7 +329,7 @@ def interrupted(out: Output, own: Mapping[str, Any], activation: Any = None, los
     with reader.open(out.path, activation=activation, loss=loss) as run:
         described, given = run.settings, settings.arguments(run.settings, own)
         parts = (run.network, run.problem, np.array(run.start), np.array(run.start_masses))
-        there = {name: run.rows(name) for name in numbers["counts"]}
+        there = run.counts
     if numbers["settings"] != _digest(described):
         raise FormatError(f"{out.checkpoint} is of another run than {out.path}; needed: the checkpoint of this one.")
     if short := [name for name, count in numbers["counts"].items() if there[name] < count]:
