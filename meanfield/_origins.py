@@ -51,7 +51,7 @@ def _plain(value):
 
 def describe(value: Any, table: Mapping[str, Any]) -> dict[str, Any]:
     """Plain data from which `make` makes `value`: {"name"}, or {"family", "arguments"}; {"own": name} if neither."""
-    if table.get(getattr(value, "name", None)) == value:
+    if table.get(getattr(value, "name", "")) == value:
         return {"name": value.name}
     if hasattr(value, "origin"):
         made_by, arguments = value.origin

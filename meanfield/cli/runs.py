@@ -71,9 +71,9 @@ def run_command(
     )
     recorded = found.output.record_times
     options = {"record_times": None if recorded is None else configs.flow_times(recorded), "progress": True}
-    with built.function(
-        built.network, built.problem, built.start, masses=built.masses, **built.arguments, **options, out=output
-    ) as done:
+    arguments = {**built.arguments, **options, "masses": built.masses, "out": output}
+    done: Any = built.function(built.network, built.problem, built.start, **arguments)
+    with done:
         _tell(done, as_json)
 
 

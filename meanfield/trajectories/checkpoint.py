@@ -64,7 +64,8 @@ def _read(path):
     head, _, raw = path.read_bytes().partition(b"\n")
     if head != _MAGIC + hashlib.sha256(raw).hexdigest().encode():
         raise FormatError("damaged")
-    with h5py.File(BytesIO(raw), "r") as file:
+    with h5py.File(BytesIO(raw), "r") as opened:
+        file: Any = opened
         arrays = {name: file[name][()] for name in file}
     numbers = json.loads(arrays.pop("numbers").tobytes())
     return arrays, numbers

@@ -83,7 +83,7 @@ class Recording:
     def record(self, step: int, time: float, values: Mapping[str, float]) -> None:
         """One row of "records"."""
         if values:
-            self._rows.append("records", step, time, [np.float64(each) for each in values.values()])
+            self._rows.append("records", step, time, [np.asarray(each, np.float64) for each in values.values()])
             self._tell(step, time, **{name: float(each) for name, each in values.items()})
 
     def after_step(self, step: int, time: float, position: Callable[[], Position]) -> None:

@@ -93,7 +93,7 @@ def crc(step: int, time: float, rows: Iterable[np.ndarray]) -> int:
     """zlib.crc32 of a row of a series: step, time and columns as they are on file."""
     value = zlib.crc32(np.float64(time).tobytes(), zlib.crc32(np.int64(step).tobytes()))
     for row in rows:
-        value = zlib.crc32(np.ascontiguousarray(row), value)
+        value = zlib.crc32(np.ascontiguousarray(row).data, value)
     return value
 
 

@@ -48,7 +48,8 @@ def create(
     filters = _filters(compression)
 
     def write(temporary: Path) -> None:
-        with h5py.File(temporary, "w", libver="latest" if live else _BOUNDS) as file:
+        with h5py.File(temporary, "w", libver="latest" if live else _BOUNDS) as opened:
+            file: Any = opened  # whose entries have types of their own
             _header(file)
             for name, value in arrays.items():
                 file.create_dataset(name, data=value)
@@ -139,7 +140,7 @@ class Writer:
 
     def __init__(self, path: Path, series: Sequence[Series], live: bool = False):
         self.path, self.series, self.live = path, {each.name: each for each in series}, live
-        self._file = h5py.File(path, "r+", libver="latest" if live else _BOUNDS)
+        self._file: Any = h5py.File(path, "r+", libver="latest" if live else _BOUNDS)
         self.counts = {each.name: len(self._file[each.crc]) for each in series}
         self._sets = {each.name: [self._file[path] for path in each.paths] for each in series}
         self._inode = os.stat(path).st_ino
