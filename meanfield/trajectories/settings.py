@@ -32,7 +32,7 @@ def describe(network: Network, problem: Problem, arguments: Mapping[str, Any]) -
     own: dict[str, Any] = {"name": problem.name, "loss": _origins.describe(problem.loss, LOSSES)}
     if isinstance(problem, Population):
         activation = _origins.describe(problem.activation, ACTIVATIONS)
-        own["population"] = {"activation": activation, "inputs": problem.law, "seed": problem.seed}
+        own["population"] = {"activation": activation, "inputs": problem.law}
     return {
         "network": {
             "activation": _origins.describe(network.activation, ACTIVATIONS),
@@ -74,15 +74,14 @@ def problem(settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray], loss:
     if "population" in data:
         own = data["population"]
         activation = _origins.make(own["activation"], ACTIVATIONS, ACTIVATION_FAMILIES, "activation")
-        rest = {"inputs": own["inputs"], "seed": own["seed"], "probes": len(arrays["inputs"])}
-        return Population(arrays["teacher"], activation, **rest)
+        made = Population(arrays["teacher"], activation, inputs=own["inputs"], probes=len(arrays["inputs"]))
+        for name in ("inputs", "targets"):  # the probes as they were drawn, from whatever seed
+            object.__setattr__(made, name, arrays[name])
+        return made
     tests = {name: arrays[name] for name in ("test_inputs", "test_targets") if arrays[name].size}
     labels = {name: arrays[name] for name in ("labels", "test_labels") if name in arrays}
     found = _origins.make(data["loss"], LOSSES, LOSS_FAMILIES, "loss", loss)
-    made = Problem(arrays["inputs"], arrays["targets"], arrays["weights"], found, **tests, **labels, name=data["name"])
-    # As it was, not scaled to one a second time.
-    object.__setattr__(made, "weights", arrays["weights"])
-    return made
+    return Problem(arrays["inputs"], arrays["targets"], arrays["weights"], found, **tests, **labels, name=data["name"])
 
 
 def arguments(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
