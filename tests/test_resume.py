@@ -66,10 +66,14 @@ class Case:
     times: Any = TIMES
 
     def run(self, path, times=None, **output):
-        start = mf.initial.gaussian(N, DIM + self.bias, seed=2)
         out = Output(path, **{"checkpoint_seconds": 1e9, **self.output, **output})
+        return self.in_memory(times, out=out)
+
+    def in_memory(self, times=None, **more):
+        start = mf.initial.gaussian(N, DIM + self.bias, seed=2)
         times = self.times if times is None else times
-        return self.simulate(self.network, self.problem, start, times, out=out, **self.arguments)
+        given = {"rtol": 1e-12, "atol": 1e-12} | self.arguments | more  # tolerances that make some forty steps
+        return self.simulate(self.network, self.problem, start, times, **given)
 
 
 def _population(seed=3):
@@ -79,15 +83,15 @@ def _population(seed=3):
 PLAIN = problem(weights=False)
 CASES = {
     "dopri5": Case({"record": ["risk", "kernel_drift"]}),
-    "bosh3": Case({"scheme": "bosh3", "rtol": 1e-4}),
+    "bosh3": Case({"scheme": "bosh3", "rtol": 1e-6, "atol": 1e-8}),
     "dopri5 in fixed steps": Case({"scheme": "dopri5", "dt": 0.11}),
-    "rk4": Case({"scheme": "rk4", "dt": 0.07}),
-    "heun": Case({"scheme": "heun", "dt": 0.07}),
+    "rk4": Case({"scheme": "rk4", "dt": 0.097}),
+    "heun": Case({"scheme": "heun", "dt": 0.097}),
     "euler": Case(STEPS),
     "geiger": Case({"scheme": Geiger(output_change=0.05)}, problem=PLAIN),
     "jko": Case({"scheme": "jko", "dt": 0.2}),
     "coupled": Case({"record": ["risk"]}, {"velocities": True}, simulate=mf.simulate_coupled),
-    "coupled in float32": Case({"dtype": "float32", "rtol": 1e-4}, simulate=mf.simulate_coupled),
+    "coupled in float32": Case({"dtype": "float32", "rtol": 1e-6}, simulate=mf.simulate_coupled),
     "momentum": Case({"momentum": 0.3}, {"velocities": True}),
     "temperature": Case(STEPS | {"temperature": 0.1, "noise_seed": 3}),
     "ridge": Case({"ridge": 0.2}),
@@ -102,20 +106,22 @@ CASES = {
     "bias": Case(network=mf.Network("tanh", bias=1.0), bias=True),
     "masses": Case({"masses": np.random.default_rng(5).uniform(0.1, 1.0, N)}),
     "mobilities": Case(network=mf.Network("tanh", mf.Scaling(1.3, mobility_a=0.5, mobility_w=2.0))),
-    "float32": Case({"dtype": "float32", "rtol": 1e-4}),
+    "float32": Case({"dtype": "float32", "rtol": 1e-6}),
     "keep last": Case({"keep": "last", "record": ["risk"]}, {"velocities": True}),
     "keep some": Case({"keep": slice(3, None, np.int64(5))}, {"velocities": True}),
     "save float32": Case({}, {"save_dtype": "float32"}),
-    "velocities": Case({"scheme": "rk4", "dt": 0.07}, {"velocities": True}),
-    "record times": Case({"record": ["risk", "speed"], "record_times": np.linspace(0.1, 3.0, 8)}),
+    "velocities": Case({"scheme": "rk4", "dt": 0.097}, {"velocities": True}),
+    "record times": Case({"record": ["risk", "displacement"], "record_times": np.linspace(0.1, 3.0, 8)}),
     "records of one's own": Case({"record": ["risk", largest_weight]}, own={"record": [largest_weight]}),
-    "stop": Case({"stop": stopping.risk(0.9), "record": ["risk"], "keep": "last"}),
+    "stop": Case({"stop": stopping.risk(0.4), "record": ["risk"], "keep": "last"}),
     "a stop of one's own": Case({"stop": OWN_STOP}, own={"stop": OWN_STOP}),
     "live": Case({"record": ["risk"]}, {"live": True}),
     "reference": Case({"engine": "reference", "record": ["risk"]}),
     "a loss of one's own": Case(problem=mf.Problem(PLAIN.inputs, PLAIN.targets, loss=OWN_LOSS), own={"loss": OWN_LOSS}),
-    "an activation of one's own": Case(network=mf.Network(OWN_ACTIVATION), own={"activation": OWN_ACTIVATION}),
-    "numbers of NumPy": Case({"max_steps": np.int64(5000), "rtol": np.float32(1e-5)}),
+    "an activation of one's own": Case(
+        {"engine": "reference"}, network=mf.Network(OWN_ACTIVATION), own={"activation": OWN_ACTIVATION}
+    ),
+    "numbers of NumPy": Case({"max_steps": np.int64(5000), "rtol": np.float32(1e-10)}),
 }
 
 
@@ -134,12 +140,12 @@ def stops(patch, after, every=3):
     patch.setattr(Recording, "after_step", after_step)
 
 
-def chain(case, path, seed=0, longest=7, every=3):
-    """Run a case with stops after 3 to `longest` steps, each time resumed; how often that was."""
+def chain(case, path, seed=0, shortest=3, longest=6, every=3):
+    """Run a case with stops after `shortest` to `longest` steps, each time resumed; how often that was."""
     rng, count = np.random.default_rng(seed), 0
     while True:
         with pytest.MonkeyPatch.context() as patch:
-            stops(patch, int(rng.integers(3, longest + 1)), every)
+            stops(patch, int(rng.integers(shortest, longest + 1)), every)
             try:
                 if not path.exists():
                     case.run(path)
@@ -170,7 +176,7 @@ def test_stopped_and_resumed_is_never_stopped(name, tmp_path):
     assert chain(case, parts) >= 2, "stopped too rarely to mean anything"
     same(whole, parts)
     if name == "stop":
-        assert state(whole)["stopped_by"] == "risk below 0.9"
+        assert state(whole)["stopped_by"] == "risk below 0.4"
 
 
 def test_the_cadence_of_checkpoints_changes_nothing(tmp_path):
@@ -185,8 +191,7 @@ def test_on_file_is_in_memory(tmp_path):
     """The file's arrays are those of the run that keeps them in memory: equal bits."""
     case = CASES["dopri5"]
     case.run(tmp_path / "run.h5")
-    start = mf.initial.gaussian(N, DIM, seed=2)
-    kept = mf.simulate(case.network, case.problem, start, TIMES, record=["risk"])
+    kept = case.in_memory()
     with h5py.File(tmp_path / "run.h5") as file:
         np.testing.assert_array_equal(file["particles/neurons/position/value"], kept.particles)
         np.testing.assert_array_equal(file["observables/predictions/value"], kept.predictions)
@@ -236,7 +241,7 @@ def test_a_run_killed_before_its_file_was_made_leaves_no_obstacle(tmp_path, monk
 
 @pytest.mark.parametrize("name", ["dopri5", "keep last", "rk4", "temperature", "record times", "minibatch"])
 def test_extended_is_run_to_the_end_at_once(name, tmp_path):
-    case, later = CASES[name], (*TIMES, 3.0, 4.0)
+    case, later = CASES[name], (*TIMES, 3.5, 4.0)
     whole, parts = tmp_path / "whole.h5", tmp_path / "parts.h5"
     case.run(whole, times=later)
     case.run(parts)
@@ -270,7 +275,7 @@ def test_times_that_begin_otherwise_are_refused(tmp_path):
 
 def test_a_run_that_met_its_criterion_is_not_extended(tmp_path):
     CASES["stop"].run(tmp_path / "run.h5")
-    with pytest.raises(InputError, match=r"the run is over: risk below 0\.9 held at t = .*; start another"):
+    with pytest.raises(InputError, match=r"the run is over: risk below 0\.4 held at t = .*; start another"):
         resume(tmp_path / "run.h5", times=[*TIMES, 9.0])
 
 
@@ -304,7 +309,7 @@ def test_changed_steps_go_on_from_where_the_run_is(name, change, tmp_path):
     if name != "rk4" and "scheme" not in change:
         change = change | {"scheme": "rk4"}
     resume(path, change=change)
-    exact = mf.simulate(case.network, case.problem, mf.initial.gaussian(N, DIM, seed=2), TIMES, rtol=1e-10)
+    exact = replace(case, arguments={}).in_memory()
     with h5py.File(path) as file:
         error = np.abs(file["observables/predictions/value"][-1] - exact.predictions[-1]).max()
     assert error < (2e-3 if name != "geiger" else 5e-2) * np.abs(exact.predictions[-1]).max()
@@ -313,7 +318,7 @@ def test_changed_steps_go_on_from_where_the_run_is(name, change, tmp_path):
 def test_more_steps_after_too_few(tmp_path):
     case, path = CASES["dopri5"], tmp_path / "run.h5"
     case.run(tmp_path / "whole.h5")
-    short = replace(case, arguments=case.arguments | {"max_steps": 4})
+    short = replace(case, arguments=case.arguments | {"max_steps": 10})
     with pytest.raises(StepLimitError):
         short.run(path)
     with pytest.raises(StepLimitError):
@@ -360,7 +365,8 @@ def test_another_of_ones_own_is_refused(tmp_path):
 
 def test_a_run_that_another_process_writes_is_refused(tmp_path):
     cut(CASES["dopri5"], path := tmp_path / "run.h5")
-    holder = "import sys; from filelock import FileLock; FileLock(sys.argv[1]).acquire(); print('held'); sys.stdin.read()"
+    holder = "import sys; from filelock import FileLock; lock = FileLock(sys.argv[1])"
+    holder += "; lock.acquire(); print('held', flush=True); sys.stdin.read()"
     held = subprocess.Popen(
         [sys.executable, "-c", holder, str(tmp_path / "run.lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -420,20 +426,25 @@ def test_without_a_whole_checkpoint_nothing_goes_on(how, tmp_path):
             each.unlink()
         else:
             each.write_bytes(each.read_bytes()[: 100 if how == "cut off" else 0])
-    with pytest.raises(FormatError, match=r"no checkpoint to go on from \(run\.ckpt: .*; run\.ckpt\.prev: .*\); needed"):
+    with pytest.raises(
+        FormatError, match=r"no checkpoint to go on from \(run\.ckpt: .*; run\.ckpt\.prev: .*\); needed"
+    ):
         resume(path)
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    "other", [{"arguments": {"rtol": 1e-5}}, {"problem": problem(seed=7)}, {"arguments": {"masses": np.arange(1.0, N + 1)}}]
+    "other",
+    [{"arguments": {"rtol": 1e-5}}, {"problem": problem(seed=7)}, {"arguments": {"masses": np.arange(1.0, N + 1)}}],
 )
 def test_a_checkpoint_of_another_run_is_refused(other, tmp_path):
     case = CASES["bosh3"]
     cut(case, path := tmp_path / "run.h5")
     cut(replace(case, **other | {"arguments": case.arguments | other.get("arguments", {})}), tmp_path / "other.h5")
     (tmp_path / "other.ckpt").replace(tmp_path / "run.ckpt")
-    with pytest.raises(FormatError, match=r"run\.ckpt is of another run than .*run\.h5; needed: the checkpoint of this"):
+    with pytest.raises(
+        FormatError, match=r"run\.ckpt is of another run than .*run\.h5; needed: the checkpoint of this"
+    ):
         resume(path)
 
 
@@ -510,17 +521,17 @@ WRONG = {
     "the place within an interval": ("rk4", _forget(FixedSteps, "_within"), POSITIONS),
     "the number of the noise": ("temperature", _number_noise_anew, POSITIONS),
     "the number of the batch": ("minibatch", _begin_batches_again, POSITIONS),
-    "the rows that are to come again": ("dopri5", _keep_rows, "step"),
+    "the rows that are to come again": ("rk4", _keep_rows, POSITIONS, 14),
     "the last bits of the state": ("dopri5", _round_state, POSITIONS),
 }
 
 
 @pytest.mark.parametrize("what", WRONG)
 def test_what_is_forgotten_is_seen(what, tmp_path):
-    name, forget, where = WRONG[what]
+    name, forget, where, *after = WRONG[what]
     case, whole, parts = CASES[name], tmp_path / "whole.h5", tmp_path / "parts.h5"
     case.run(whole)
-    cut(case, parts, after=10, every=4)
+    cut(case, parts, *after or [10], every=4)
     with pytest.MonkeyPatch.context() as patch:
         forget(patch)
         resume(parts)
