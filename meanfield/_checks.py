@@ -81,7 +81,10 @@ def generator(seed: Any) -> np.random.Generator:
 
 
 def masses(values: Any, size: int, what: str) -> np.ndarray:
-    """Non-negative masses of `size` atoms, scaled to sum to one; uniform when None."""
+    """Non-negative masses of `size` atoms, scaled to sum to one; uniform when None.
+
+    Those that do up to rounding stay as they are, bit for bit: scaled twice is scaled once.
+    """
     if values is None:
         return np.full(size, 1.0 / size)
     result = array(values, what, 1, f"{size} non-negative numbers with a positive sum")
@@ -91,6 +94,9 @@ def masses(values: Any, size: int, what: str) -> np.ndarray:
         raise InputError(
             f"{what} has minimum {result.min():g} and sum {result.sum():g}; needed: non-negative with a positive sum."
         )
+    with np.errstate(over="ignore"):
+        if abs(result.sum() - 1.0) < 64 * np.finfo(np.float64).eps:
+            return result
     result = result / result.max()  # so that the sum cannot overflow
     return result / result.sum()
 

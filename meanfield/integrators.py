@@ -159,9 +159,13 @@ class _Memory:
         return numbers, getattr(self, self._velocity, None)
 
     def restore(self, numbers: dict[str, Any], velocity: tuple | None) -> None:
-        """Go on from what `memory` gave; the next step is the one that would have followed, bit for bit."""
+        """Go on from what `memory` gave; the next step is the one that would have followed, bit for bit.
+
+        What another scheme remembered and this one does not know stays behind.
+        """
         for name in ("accepted", "rejected", *self._numbers):
-            setattr(self, name, numbers[name])
+            if name in numbers:
+                setattr(self, name, numbers[name])
         if self._velocity:
             setattr(self, self._velocity, velocity)
 
@@ -181,14 +185,14 @@ class FixedSteps(_Memory):
         self.name, self.velocities = tableau.name, len(tableau.stages)
         self.accepted = self.rejected = 0
         self._first = None  # velocity at the current state, where the last step computed it
-        self._within = None  # beginning, end and number of steps done of the interval that is being divided
+        self._within = None  # of the interval that is being divided: beginning, end, dt, number of steps done
         self._spare: list[tuple] = []
 
     def advance(self, velocity, algebra, state, start, end, on_step=None):
         """The state at `end` from that at `start`; or at the first step after which on_step(time, state) is true."""
         if end <= start:
             return state
-        origin, done = _interval(self._within, start, end)
+        origin, done = _interval(self._within, start, end, self.dt)
         count, h = _division(origin, end, self.dt)
         self.size = h
         for i in range(done, count):
@@ -203,15 +207,15 @@ class FixedSteps(_Memory):
             self._spare += stages if i == done else [*stages, state]
             state = new
             self.accepted += 1
-            self._within = origin, end, i + 1
+            self._within = origin, end, self.dt, i + 1
             if on_step and on_step(end if i + 1 == count else origin + (i + 1) * h, state):
                 break
         return state
 
 
-def _interval(within, start, end):
-    """Beginning of the interval to `end` that holds `start`, and how many of its steps are done."""
-    return (within[0], within[2]) if within and within[1] == end else (start, 0)
+def _interval(within, start, end, dt):
+    """Beginning of the interval to `end` that holds `start`, and how many of its steps of at most dt are done."""
+    return (within[0], within[3]) if within and tuple(within[1:3]) == (end, dt) else (start, 0)
 
 
 def _division(start, end, dt):
@@ -379,7 +383,7 @@ class MinimisingSteps(_Memory):
         """The state at `end` from that at `start`; or at the first step after which on_step(time, state) is true."""
         if end <= start:
             return state
-        origin, done = _interval(self._within, start, end)
+        origin, done = _interval(self._within, start, end, self.dt)
         count, h = _division(origin, end, self.dt)
         for i in range(done, count):
             if self.accepted >= self.max_steps:
@@ -389,7 +393,7 @@ class MinimisingSteps(_Memory):
                 raise StateLost(time, state)
             state = jko.step(self.field(), velocity, state, h, self.scheme.tolerance, time)
             self.accepted += 1
-            self._within = origin, end, i + 1
+            self._within = origin, end, self.dt, i + 1
             if on_step and on_step(end if i + 1 == count else origin + (i + 1) * h, state):
                 break
         return state

@@ -47,14 +47,17 @@ def write_checkpoint(path: Path, arrays: Mapping[str, np.ndarray], numbers: Mapp
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """(arrays, numbers) of the last checkpoint, or of the one before where that is damaged.
+    """(arrays, numbers) of the last checkpoint, or of the one before where that is damaged, whose place it then takes.
 
     Raises FormatError where neither is whole.
     """
     complaints = []
     for each in (path, path.with_name(path.name + ".prev")):
         try:
-            return _read(each)
+            found = _read(each)
+            if each != path:
+                os.replace(each, path)  # the next checkpoint would put the damaged one in the place of this
+            return found
         except (OSError, ValueError, KeyError, RuntimeError) as problem:
             complaints.append(f"{each.name}: {problem}")
     raise FormatError(f"no checkpoint to go on from ({'; '.join(complaints)}); needed: {path}, or its .prev, whole.")

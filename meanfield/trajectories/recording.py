@@ -56,12 +56,13 @@ class Recording:
     """
 
     def __init__(
-        self, out: Output, rows: writer.Writer, plan: Plan, facts: Mapping[str, Any], counts: Mapping[str, int]
-    ):
+        self, out: Output, rows: writer.Writer, plan: Plan, facts: Mapping[str, Any], counts: Mapping[str, int],
+        begin: Position,
+    ):  # fmt: skip
         self._out, self._rows, self._plan, self._facts = out, rows, plan, dict(facts)
         self._waiting = _signals.Deferred()
         self._began = self._saved = self._told = clock.perf_counter()
-        self._before, self._numbers = self._facts.pop("seconds"), {}
+        self._before, self._reached = self._facts["seconds"], begin
         rows.begin(counts, self._state("running"))
 
     def frame(self, frame: Frame) -> None:
@@ -98,14 +99,8 @@ class Recording:
 
     def save(self, position: Position) -> None:
         """Write a checkpoint."""
-        self._numbers = {"evaluations": position.evaluations, **position.schedule}
-        self._numbers["stopped_by"] = position.stopped_by
-        numbers = {
-            **self._facts, "event": position.event, "now": position.now, "stopped_by": position.stopped_by,
-            "evaluations": position.evaluations, "schedule": dict(position.schedule), "counts": dict(self._rows.counts),
-            "seconds": self._seconds(),
-        }  # fmt: skip
-        _save(self._out, self._plan, position, numbers)
+        _save(self._out, self._plan, position, self._facts | {"seconds": self._seconds()}, self._rows.counts)
+        self._reached = position
         self._saved = clock.perf_counter()
 
     def __enter__(self) -> "Recording":
@@ -121,7 +116,7 @@ class Recording:
             status = "failed"
         try:
             self._rows.close(self._state(status))
-            self._tell(self._numbers.get("accepted", 0), None, status=status)
+            self._tell(self._reached.schedule["accepted"], None, status=status)
         except (OSError, RuntimeError):  # the disk again: what stopped the run says more
             if problem is None:
                 raise
@@ -147,12 +142,13 @@ class Recording:
         return self._before + clock.perf_counter() - self._began
 
     def _state(self, status):
-        numbers = self._numbers
+        """What the attribute `state` says: as far as the last checkpoint."""
+        reached, changes = self._reached, self._facts["changes"]
         return {
-            "status": status, "stopped_by": numbers.get("stopped_by") or ("time" if status == "complete" else ""),
-            "steps": numbers.get("accepted", 0), "rejected": numbers.get("rejected", 0),
-            "evaluations": numbers.get("evaluations", 0), "seconds": round(self._seconds(), 3),
-            "resumed": self._facts["resumed"], "changes": self._facts["changes"],
+            "status": status, "stopped_by": (reached.stopped_by or ("time" if status == "complete" else ""))[:100],
+            "steps": reached.schedule["accepted"], "rejected": reached.schedule["rejected"],
+            "evaluations": reached.evaluations, "seconds": round(self._seconds(), 3),
+            "resumed": self._facts["resumed"], "changes": {name: repr(changes[name])[:24] for name in changes},
         }  # fmt: skip
 
     def _tell(self, step, time, **more):
@@ -176,10 +172,10 @@ def begin(
     given: Mapping[str, Any],
 ) -> tuple[Recording, Position]:
     """A new file of a run, its first checkpoint, and where the run begins."""
-    there = [each for each in (out.path, out.checkpoint) if each.exists()]
-    if there and not out.overwrite:
+    # A checkpoint without a file is what a run left that was killed before its file was made.
+    if out.path.exists() and not out.overwrite:
         raise InputError(
-            f"{there[0]} is there already; choose another path, `resume` it, or replace it by "
+            f"{out.path} is there already; choose another path, `resume` it, or replace it by "
             "Output(..., overwrite=True)."
         )
     for each in (out.path, out.checkpoint, out.checkpoint.with_name(out.checkpoint.name + ".prev"), out.progress):
@@ -192,21 +188,20 @@ def begin(
     numbers, _ = schedule.memory()
     position = Position(0, 0.0, None, 0, numbers, moving.arrays(moving.state(start)), None)
     facts = {
-        "settings": _digest(described),
+        "run": _digest(described, moving.problem, start, moving.masses),
         "versions": _machine.versions(),
         "resumed": 0,
         "changes": {},
         "seconds": 0.0,
     }
-    rest = {"event": 0, "now": 0.0, "stopped_by": None, "evaluations": 0, "schedule": numbers, "counts": {}}
-    _save(out, plan, position, facts | rest)
+    _save(out, plan, position, facts, {})
     rows = np.arange(len(start))[given["keep"]] if isinstance(given["keep"], slice) else np.arange(len(start))
     series = _series(moving, len(rows), start.shape[1], records, given["keep"], out)
     writer.create(
         out.path, series, _arrays(moving, start, rows), described,
         config=out.config, live=out.live, compression=out.compression,
     )  # fmt: skip
-    return Recording(out, writer.Writer(out.path, series, out.live), plan, facts, {}), position
+    return Recording(out, writer.Writer(out.path, series, out.live), plan, facts, {}, position), position
 
 
 def _series(moving, particles, components, records, keep, out):
@@ -232,15 +227,21 @@ def _arrays(moving, start, rows):
     return found | {f"/meanfield/problem/{name}": value for name, value in settings.arrays_of(problem).items()}
 
 
-def _save(out, plan, position, numbers):
+def _save(out, plan, position, facts, counts):
+    numbers = {
+        **facts, "event": position.event, "now": position.now, "stopped_by": position.stopped_by,
+        "evaluations": position.evaluations, "schedule": dict(position.schedule), "counts": dict(counts),
+    }  # fmt: skip
     arrays = {"plan_times": plan.times, "plan_frames": plan.frames, "plan_records": plan.records}
     arrays |= {f"state_{k}": each for k, each in enumerate(position.state)}
     arrays |= {f"velocity_{k}": each for k, each in enumerate(position.velocity or ())}
     write_checkpoint(out.checkpoint, arrays, numbers)
 
 
-def _digest(described):
-    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+def _digest(described, problem, start, masses):
+    """SHA-256 of all that a run is a function of, but the times."""
+    arrays = {"start": start, "masses": masses} | settings.arrays_of(problem)
+    return hashlib.sha256((json.dumps(described, sort_keys=True) + schema.digest(arrays)).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -291,19 +292,24 @@ class Interrupted:
         return plan
 
     def recording(self, moving: DataField, plan: Plan, change: Mapping[str, Any]) -> Recording:
-        """The sink of the rest of the run."""
+        """The sink of the rest of the run.
+
+        Its first checkpoint is there before the file is touched: what is dropped of that is not missed if this process
+        is killed in turn, and new times and changes are not forgotten.
+        """
         shape = (len(self.start), self.start.shape[1])
         keep = self.given["keep"]
         kept = len(range(*keep.indices(shape[0]))) if isinstance(keep, slice) else shape[0]
         series = _series(moving, kept, shape[1], _names(self.given["record"]), keep, self.out)
         facts = dict(self.facts)
         facts["resumed"] += 1
-        facts["changes"] = facts["changes"] | {name: repr(value) for name, value in change.items()}
+        facts["changes"] = facts["changes"] | settings.plain(change)
         if facts["versions"] != _machine.versions():
             _log.warning("%s was begun with other versions: its rest is not the same bit for bit", self.out.path)
-        counts = {each.name: self.counts.get(each.name, 0) for each in series} | {"last": 0}
-        counts = {each.name: counts[each.name] for each in series}
-        return Recording(self.out, writer.Writer(self.out.path, series, self.out.live), plan, facts, counts)
+        counts = {each.name: 0 if each.name == "last" else self.counts.get(each.name, 0) for each in series}
+        _save(self.out, plan, self.begin, facts, counts)
+        rows = writer.Writer(self.out.path, series, self.out.live)
+        return Recording(self.out, rows, plan, facts, counts, self.begin)
 
 
 def _continued(times, end):
@@ -327,10 +333,11 @@ def interrupted(out: Output, own: Mapping[str, Any], activation: Any = None, los
     """
     arrays, numbers = read_checkpoint(out.checkpoint)
     with reader.open(out.path, activation=activation, loss=loss) as run:
-        described, given = run.settings, settings.arguments(run.settings, own)
+        described = run.settings
+        given = settings.arguments({"run": described["run"] | numbers["changes"]}, own)
         parts = (run.network, run.problem, np.array(run.start), np.array(run.start_masses))
         there = run.counts
-    if numbers["settings"] != _digest(described):
+    if numbers["run"] != _digest(described, *parts[1:]):
         raise FormatError(f"{out.checkpoint} is of another run than {out.path}; needed: the checkpoint of this one.")
     if short := [name for name, count in numbers["counts"].items() if there[name] < count]:
         raise FormatError(f"{out.path} has fewer rows of {', '.join(short)} than its checkpoint; it was changed.")
@@ -343,5 +350,5 @@ def interrupted(out: Output, own: Mapping[str, Any], activation: Any = None, los
         velocities or None,
     )  # fmt: skip
     options = {**asdict(out), **{name: value for name, value in described["output"].items()}}
-    facts = {name: numbers[name] for name in ("settings", "versions", "resumed", "changes", "seconds")}
+    facts = {name: numbers[name] for name in ("run", "versions", "resumed", "changes", "seconds")}
     return Interrupted(Output(**options), *parts, plan, position, given, facts, numbers["counts"])

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import _checks, _origins
+from .. import _checks, _origins, stopping
 from ..activations import ACTIVATIONS, Activation
 from ..activations import FAMILIES as ACTIVATION_FAMILIES
 from ..batches import BATCHES
@@ -23,7 +23,6 @@ from ..network import Network
 from ..population import Population
 from ..problems import Problem
 from ..scaling import Scaling
-from ..stopping import CRITERIA
 
 _PROBLEM = ("inputs", "targets", "weights", "test_inputs", "test_targets", "labels", "test_labels", "teacher")
 
@@ -33,14 +32,7 @@ def describe(network: Network, problem: Problem, arguments: Mapping[str, Any]) -
     own: dict[str, Any] = {"name": problem.name, "loss": _origins.describe(problem.loss, LOSSES)}
     if isinstance(problem, Population):
         activation = _origins.describe(problem.activation, ACTIVATIONS)
-        own["population"] = {"activation": activation, "inputs": problem.law, "seed": problem.seed}
-    run = dict(arguments)
-    run["scheme"] = _describe_scheme(run["scheme"])
-    run["record"] = [each if isinstance(each, str) else {"own": _name(each)} for each in run["record"]]
-    run["stop"] = [_origins.describe(each, {}) for each in run["stop"]]
-    run["batches"] = None if run["batches"] is None else _origins.describe(run["batches"], {})
-    if isinstance(run["keep"], slice):
-        run["keep"] = [run["keep"].start, run["keep"].stop, run["keep"].step]
+        own["population"] = {"activation": activation, "inputs": problem.law}
     return {
         "network": {
             "activation": _origins.describe(network.activation, ACTIVATIONS),
@@ -48,8 +40,13 @@ def describe(network: Network, problem: Problem, arguments: Mapping[str, Any]) -
             "bias": network.bias,
         },
         "problem": own,
-        "run": run,
+        "run": plain(arguments),
     }
+
+
+def plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `simulate`, or some of them, as plain data."""
+    return {name: _PLAIN.get(name, _scalar)(value) for name, value in arguments.items()}
 
 
 def arrays_of(problem: Problem) -> dict[str, np.ndarray]:
@@ -77,15 +74,14 @@ def problem(settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray], loss:
     if "population" in data:
         own = data["population"]
         activation = _origins.make(own["activation"], ACTIVATIONS, ACTIVATION_FAMILIES, "activation")
-        rest = {"inputs": own["inputs"], "seed": own["seed"], "probes": len(arrays["inputs"])}
-        return Population(arrays["teacher"], activation, **rest)
+        made = Population(arrays["teacher"], activation, inputs=own["inputs"], probes=len(arrays["inputs"]))
+        for name in ("inputs", "targets"):  # the probes as they were drawn, from whatever seed
+            object.__setattr__(made, name, arrays[name])
+        return made
     tests = {name: arrays[name] for name in ("test_inputs", "test_targets") if arrays[name].size}
     labels = {name: arrays[name] for name in ("labels", "test_labels") if name in arrays}
     found = _origins.make(data["loss"], LOSSES, LOSS_FAMILIES, "loss", loss)
-    made = Problem(arrays["inputs"], arrays["targets"], arrays["weights"], found, **tests, **labels, name=data["name"])
-    # As it was, not scaled to one a second time.
-    object.__setattr__(made, "weights", arrays["weights"])
-    return made
+    return Problem(arrays["inputs"], arrays["targets"], arrays["weights"], found, **tests, **labels, name=data["name"])
 
 
 def arguments(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,10 +114,35 @@ def _own_record(data, given: Sequence):
 
 def _stop(data, given):
     if given is not None:
-        if [_origins.describe(each, {}) for each in given] != data:
-            raise InputError(f"stop is {list(given)!r}; needed: the run's criteria, {data}.")
-        return list(given)
-    return [_origins.make(each, {}, CRITERIA, "stop") for each in data]
+        given = stopping.check(given)
+        if _describe_stop(given) != data:
+            raise InputError(f"stop is {given!r}; needed: the run's criteria, {data}.")
+        return given
+    return [_origins.make(each, {}, stopping.CRITERIA, "stop") for each in data]
+
+
+def _scalar(value):
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _describe_engine(engine):
+    return engine if isinstance(engine, str) else engine.NAME
+
+
+def _describe_record(record):
+    return [each if isinstance(each, str) else {"own": _name(each)} for each in record]
+
+
+def _describe_stop(stop):
+    return [_origins.describe(each, {}) for each in stopping.check(stop)]
+
+
+def _describe_batches(batches):
+    return None if batches is None else _origins.describe(batches, {})
+
+
+def _describe_keep(keep):
+    return [_scalar(each) for each in (keep.start, keep.stop, keep.step)] if isinstance(keep, slice) else keep
 
 
 def _describe_scheme(scheme):
@@ -142,3 +163,9 @@ def _make_scheme(data):
         for name in ("weights", "embedded"):
             rest[name] = None if rest[name] is None else tuple(rest[name])
     return kinds[data["kind"]](**rest)
+
+
+_PLAIN: dict[str, Callable[[Any], Any]] = {
+    "scheme": _describe_scheme, "engine": _describe_engine, "record": _describe_record, "stop": _describe_stop,
+    "batches": _describe_batches, "keep": _describe_keep,
+}  # fmt: skip

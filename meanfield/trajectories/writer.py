@@ -140,7 +140,12 @@ class Writer:
 
     def __init__(self, path: Path, series: Sequence[Series], live: bool = False):
         self.path, self.series, self.live = path, {each.name: each for each in series}, live
-        self._file: Any = h5py.File(path, "r+", libver="latest" if live else _BOUNDS)
+        try:
+            self._file: Any = h5py.File(path, "r+", libver="latest" if live else _BOUNDS)
+        except OSError as problem:
+            raise FileError(
+                problem.errno or 5, f"{path} cannot be opened to write ({problem}); close what reads it"
+            ) from problem
         self.counts = {each.name: len(self._file[each.crc]) for each in series}
         self._sets = {each.name: [self._file[path] for path in each.paths] for each in series}
         self._inode = os.stat(path).st_ino
