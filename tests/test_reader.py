@@ -123,6 +123,25 @@ def test_more_than_allowed_is_refused_before_it_is_read(tmp_path):
             run.particles[:]
 
 
+def test_what_takes_a_run_takes_a_trajectory(tmp_path):
+    """The energy balance of a run on file is that of the same arrays in memory, to the bit; its record is drawn."""
+    written = write(tmp_path / "run.h5")
+    rows, targets = written.rows, written.problem.targets
+    values = [rows[SEEN.format(name)] for name in ("predictions", "test_predictions", "risk", "weight_norm")]
+    masses = written.arrays["/meanfield/start_masses"]
+    memory = mf.Run(
+        written.network, written.problem, TIMES, rows[POSITION], values[0], values[1], targets - values[0], TIMES,
+        {"risk": values[2], "weight_norm": values[3]}, masses, "dopri5", "cpu", "float64", "time", 80, 2, 500, 1.5,
+    )  # fmt: skip
+    with mf.open(tmp_path) as run:
+        for name in ("change", "integral"):
+            found, expected = (getattr(mf.identities.energy_balance(each), name) for each in (run, memory))
+            assert np.array_equal(found, expected), name
+        assert run.disagreement == memory.disagreement == 0.0
+        drawn = mf.plots.curve(run, "risk").axes[0].lines[0].get_xydata()
+        assert np.array_equal(drawn, np.column_stack((TIMES, values[2])))
+
+
 # Between two frames
 
 
@@ -250,7 +269,7 @@ def torn(path, status, **options):
 
 @pytest.mark.parametrize("status", ["running", "aborted"])
 def test_a_torn_tail_is_dropped(tmp_path, status):
-    """Half a frame, and a record with another CRC, at the end of a run that was cut off: the rest is read, `torn` is 2."""
+    """Half a frame, and a record with another CRC, at the end of a run that was cut off: the rest is read."""
     rows = torn(tmp_path / "run.h5", status).rows
     with mf.open(tmp_path) as run:
         assert run.torn == 2 and "2 torn rows dropped" in repr(run)
@@ -321,7 +340,7 @@ def test_commands(tmp_path):
 
 
 def needs(name):
-    return pytest.importorskip(name, reason=f"{name} is not installed: pip install 'meanfield[formats]'")
+    return pytest.importorskip(name, reason=f"{name} is not installed: pip install 'meanfield[test]'")
 
 
 def test_h5py_reads_it(tmp_path):
@@ -341,7 +360,8 @@ def test_xarray_reads_it(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with xarray.open_dataset(tmp_path / "run.h5", group="/observables/risk", engine="h5netcdf") as found:
-            assert found["value"].dims == ("record_step",) and np.array_equal(found["value"], rows[SEEN.format("risk")])
+            assert found["value"].dims == ("step",), "the name it has in the group"
+            assert np.array_equal(found["value"], rows[SEEN.format("risk")])
         with mf.open(tmp_path) as run:
             all_of_it = run.to_xarray()
             assert dict(all_of_it.sizes) == {

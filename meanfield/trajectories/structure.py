@@ -150,7 +150,8 @@ def _expected(entries, settings, path):
         raise FormatError(f"{path}: {where} has type {kind}; needed: float64 or float32.")
     series = schema.series(
         particles=kept, components=components, n=n, m=m, records=_records(settings["run"]),
-        keep=settings["run"]["keep"], dtype=kind, velocities="/particles/neurons/velocity" in entries, residuals="/observables/residuals" in entries,
+        keep=settings["run"]["keep"], dtype=kind, velocities="/particles/neurons/velocity" in entries,
+        residuals="/observables/residuals" in entries,
     )  # fmt: skip
     problem = "/meanfield/problem/"
     teacher = entries.get(problem + "teacher")
