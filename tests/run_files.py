@@ -34,8 +34,8 @@ def circles(times, start):
 
 def write(
     path, *, times=TIMES, n_particles=7, dim=2, keep="all", dtype="float64", velocities=True, residuals=False,
-    records=("risk", "weight_norm"), m=3, live=False, compression="none", state=STATE, seed=0, close=True, config="a = 1\n",
-    network=None,
+    records=("risk", "weight_norm"), m=3, live=False, compression="none", state=STATE, seed=0, close=True,
+    config="a = 1\n", network=None,
 ):  # fmt: skip
     """Write a run whose particles go along `circles`; everything else in it is random."""
     rng = np.random.default_rng(seed)

@@ -5,7 +5,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
@@ -22,7 +21,7 @@ class Rows:
     count : rows that are there; `drop_torn` lowers it, before steps and times are read
     """
 
-    def __init__(self, file: h5py.File, series: schema.Series, count: int, path: Path, max_bytes: float | None = None):
+    def __init__(self, file: Any, series: schema.Series, count: int, path: Path, max_bytes: float | None = None):
         self.series, self.count, self.path, self.max_bytes = series, count, path, max_bytes
         self._sets = [file[each] for each in series.paths]
         self._good = np.zeros(count, bool)
@@ -38,8 +37,8 @@ class Rows:
         """(T,) flow times."""
         return self._sets[1][: self.count]
 
-    def column(self, path: str) -> h5py.Dataset | None:
-        """The dataset at `path`, if this series has it."""
+    def column(self, path: str) -> Any:
+        """The dataset at `path`; None if this series does not have it."""
         return next((each for each, name in zip(self._sets, self.series.paths, strict=True) if name == path), None)
 
     def drop_torn(self) -> int:
@@ -80,8 +79,8 @@ class Rows:
 class Frames(NDArrayOperatorsMixin):
     """An array on file, (T, ...): rows are read, and held against their CRC, when they are asked for.
 
-    `frames[3]`, `frames[-10:, :, 0]`, `numpy.asarray(frames)`. The first axis takes whole numbers, slices, and arrays of
-    either whole numbers or booleans; the others whole numbers and slices.
+    `frames[3]`, `frames[-10:, :, 0]`, `numpy.asarray(frames)`. The first axis takes whole numbers, slices, and arrays
+    of either whole numbers or booleans; the others whole numbers and slices.
 
     minuend : (n,), optional
         What the array is subtracted from: residuals are targets - predictions.

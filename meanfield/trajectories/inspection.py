@@ -97,7 +97,7 @@ def limit_process(seconds: float, max_bytes: float) -> None:
 
         there = psutil.Process().memory_info().vms
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_AS, (there + int(max_bytes),) * 2)
+            resource.setrlimit(resource.RLIMIT_AS, (there + int(max_bytes), there + int(max_bytes)))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # HDF5 is in the way of Python's own handlers
         signal.setitimer(signal.ITIMER_REAL, seconds)

@@ -1,7 +1,7 @@
 """The strict reader of a run's file: `open`, and the `Trajectory` that it gives.
 
-Everything that docs/format.md says holds, or there is a FormatError; see `safety`, `structure` and `frames` for the three
-steps: what may be opened, what is there, and which rows are whole.
+Everything that docs/format.md says holds, or there is a FormatError; see `safety`, `structure` and `frames` for the
+three steps: what may be opened, what is there, and which rows are whole.
 """
 
 import json
@@ -70,19 +70,19 @@ def open(
 
 def _open(path):
     """The file, and whether it opens only as one that is still written (SWMR): growing, or killed while it grew."""
-    try:
-        return h5py.File(path, "r"), False
-    except OSError as problem:
-        first = problem
-    try:
-        return h5py.File(path, "r", libver="latest", swmr=True), True
-    except (OSError, ValueError):
-        if isinstance(first, BlockingIOError):
-            raise InputError(
-                f"{path} is being written by another process; needed: its end, or a run with live=True."
-            ) from None
-        with safety.reading(path):
-            raise first
+    with safety.reading(path):
+        try:
+            return h5py.File(path, "r"), False
+        except (OSError, RuntimeError) as problem:
+            first = problem
+        try:
+            return h5py.File(path, "r", libver="latest", swmr=True), True
+        except (OSError, RuntimeError, ValueError):
+            if isinstance(first, BlockingIOError):
+                raise InputError(
+                    f"{path} is being written by another process; needed: its end, or a run with live=True."
+                ) from None
+            raise first from None
 
 
 class Trajectory:
@@ -104,7 +104,7 @@ class Trajectory:
     """
 
     def __init__(
-        self, file: h5py.File, live: bool, path: Path,
+        self, file: Any, live: bool, path: Path,
         activation: str | Activation | None, loss: str | Loss | None, max_bytes: float | None,
     ):  # fmt: skip
         self.path, self.live, self._file = path, live, file
@@ -271,7 +271,7 @@ class Trajectory:
         velocities = self.velocities
         if velocities is None:
             raise InputError(
-                f"particles at t = {time:g}, between two frames; needed: the time of a frame, or a run with velocities=True."
+                f"particles at t = {time:g}, between two frames; needed: a frame's own time, or a run with velocities."
             )
         width = times[before + 1] - times[before]
         s = (time - times[before]) / width
@@ -284,7 +284,7 @@ class Trajectory:
     # All of it
 
     def check(self) -> dict[str, int]:
-        """Read every row, and hold it against its CRC; rows of each series. FormatError at the first that is damaged."""
+        """Read every row, and hold it against its CRC; rows of each series. FormatError at one that is damaged."""
         for each in self._rows.values():
             each.check(np.arange(each.count))
         return {name: each.count for name, each in self._rows.items()}

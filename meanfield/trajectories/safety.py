@@ -1,8 +1,9 @@
 """What is asked of a file before any of it is read: that all of it stands in the file itself, of known type and size.
 
 HDF5 follows links into other files, takes data from files that a dataset names, looks for filters along a path, and
-gives as many bytes as a file claims to hold. So the class of a link is looked at before it is followed, and layout, type,
-filters and size of a dataset before its data. Types of variable length are refused: HDF5 can hang on damaged ones.
+gives as many bytes as a file claims to hold. So the class of a link is looked at before it is followed, and layout,
+type, filters and size of a dataset before its data. Types of variable length are refused: HDF5 can hang on damaged
+ones.
 """
 
 import importlib.util
@@ -14,7 +15,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5o, h5t
+from h5py import h5a, h5d, h5l, h5o, h5t  # pyright: ignore[reportAttributeAccessIssue]
 
 from ..errors import FormatError, InputError
 
@@ -53,13 +54,13 @@ def check_start(path: Path) -> None:
             raise FormatError(f"{path} cannot be read as HDF5 (another start); needed: a file as it was written.")
 
 
-def walk(file: h5py.File, path: Path) -> dict[str, h5py.Group | h5py.Dataset]:
+def walk(file: Any, path: Path) -> dict[str, Any]:
     """Every group and dataset by its path, a group before what is in it, without following anything but hard links.
 
     A dataset may have several paths, a group has one. FormatError for other links, cycles, too many or too deep ones,
     named types, and datasets that `check_dataset` refuses.
     """
-    found: dict[str, h5py.Group | h5py.Dataset] = {"/": file["/"]}
+    found: dict[str, Any] = {"/": file["/"]}
     seen = {_address(file.id)}
     queue = [("", file.id, 0)]
     while queue:
@@ -68,7 +69,7 @@ def walk(file: h5py.File, path: Path) -> dict[str, h5py.Group | h5py.Dataset]:
             raise FormatError(f"{path} holds more than {OBJECTS} objects or {DEPTH} levels; needed: a file of results.")
         for name in list(group):
             here = f"{above}/{name.decode()}"
-            if group.links.get_info(name).type != h5py.h5l.TYPE_HARD:
+            if group.links.get_info(name).type != h5l.TYPE_HARD:
                 raise FormatError(f"{path}: {here} is a link to somewhere else; needed: all of it in its own place.")
             entry = h5o.open(group, name)
             if isinstance(entry, h5py.h5g.GroupID):
@@ -152,7 +153,7 @@ def attributes(entry: h5py.Group | h5py.Dataset, where: str) -> dict[str, Any]:
     return found
 
 
-def sizes(entries: Mapping[str, h5py.Group | h5py.Dataset]) -> dict[str, float]:
+def sizes(entries: Mapping[str, Any]) -> dict[str, float]:
     """Bytes of every dataset of `walk`, once read."""
     return {
         name: float(math.prod(entry.shape) * entry.dtype.itemsize)

@@ -1,7 +1,7 @@
 """A run's file held against its format (docs/format.md), before any row of it is used.
 
-What the format names is there, of exactly its type and shape, and nothing else is. What does not grow is read here, and has
-the digest that the file states.
+What the format names is there, of exactly its type and shape, and nothing else is. What does not grow is read here, and
+has the digest that the file states.
 """
 
 import json
@@ -54,7 +54,7 @@ class Contents:
         return bytes(self.fixed.get(path, b"")).decode("ascii")
 
 
-def read(file: h5py.File, path: Path, max_bytes: float | None) -> Contents:
+def read(file: Any, path: Path, max_bytes: float | None) -> Contents:
     """All that an open file says of itself but its rows. FormatError where it does not follow the format."""
     entries = safety.walk(file, path)
     check_schema(entries, path)
@@ -144,13 +144,14 @@ def _expected(entries, settings, path):
     (kept,), (components,), (particles, _) = shape["/particle"], shape["/component"], shape["/meanfield/start"]
     n, dim = shape["/meanfield/problem/inputs"]
     tests = entries.get("/meanfield/problem/test_inputs")
-    m = len(tests) if isinstance(tests, h5py.Dataset) and tests.shape else 0
+    m = _length(tests)
     kind = str(entries[where].dtype)
     if kind not in ("float64", "float32"):
         raise FormatError(f"{path}: {where} has type {kind}; needed: float64 or float32.")
     series = schema.series(
-        particles=kept, components=components, n=n, m=m, records=_records(settings["run"]), keep=settings["run"]["keep"],
-        dtype=kind, velocities="/particles/neurons/velocity" in entries, residuals="/observables/residuals" in entries,
+        particles=kept, components=components, n=n, m=m, records=_records(settings["run"]),
+        keep=settings["run"]["keep"], dtype=kind, velocities="/particles/neurons/velocity" in entries,
+        residuals="/observables/residuals" in entries,
     )  # fmt: skip
     problem = "/meanfield/problem/"
     teacher = entries.get(problem + "teacher")
@@ -162,11 +163,15 @@ def _expected(entries, settings, path):
         problem + "inputs": ("<f8", (n, dim)), problem + "targets": ("<f8", (n,)), problem + "weights": ("<f8", (n,)),
         problem + "test_inputs": ("<f8", (m, dim)), problem + "test_targets": ("<f8", (m,)),
         problem + "labels": ("biuf", (n,)), problem + "test_labels": ("biuf", (m,)),
-        problem + "teacher": ("<f8", (len(teacher) if isinstance(teacher, h5py.Dataset) and teacher.shape else 0, 1 + dim)),
+        problem + "teacher": ("<f8", (_length(teacher), 1 + dim)),
     }  # fmt: skip
     if m and "/test_datum" not in entries:
         raise FormatError(f"{path} has no /test_datum; needed: what its format names.")
     return series, fixed
+
+
+def _length(entry):
+    return entry.shape[0] if isinstance(entry, h5py.Dataset) and entry.shape else 0
 
 
 def _element(column):

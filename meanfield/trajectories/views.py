@@ -18,8 +18,8 @@ def line(trajectory: Any) -> str:
     risk = f"final risk {_risks(t, [-1])[0]:.4g}, " if len(t.times) else ""
     return (
         f"Trajectory({t.settings['problem'].get('name')!r}, {_activation(t)}, N={len(t.start)}, alpha={_alpha(t):g}, "
-        f"{_span(t)}, {len(t.times)} frames, {t.scheme}: {t.steps} steps on {t.engine} ({t.dtype}), {t.status}, {how}{torn}"
-        f"{risk}{t.seconds:.2f} s)"
+        f"{_span(t)}, {len(t.times)} frames, {t.scheme}: {t.steps} steps on {t.engine} ({t.dtype}), {t.status}, "
+        f"{how}{torn}{risk}{t.seconds:.2f} s)"
     )
 
 
@@ -28,9 +28,10 @@ def summary(trajectory: Any) -> dict[str, Any]:
     t = trajectory
     return {
         "path": str(t.path), "bytes": t.path.stat().st_size, "status": t.status, "stopped_by": t.stopped_by,
-        "torn": t.torn, "resumed": t.resumed, "problem": t.settings["problem"].get("name"), "activation": _activation(t),
-        "alpha": _alpha(t), "particles": len(t.start), "kept": len(t.kept), "components": list(t.components),
-        "data": t.predictions.shape[1], "test_data": t.test_predictions.shape[1], "frames": len(t.times),
+        "torn": t.torn, "resumed": t.resumed, "problem": t.settings["problem"].get("name"),
+        "activation": _activation(t), "alpha": _alpha(t), "particles": len(t.start), "kept": len(t.kept),
+        "components": list(t.components), "data": t.predictions.shape[1], "test_data": t.test_predictions.shape[1],
+        "frames": len(t.times),
         "times": [float(each) for each in t.times[[0, -1]]] if len(t.times) else [],
         "velocities": t.velocities is not None, "records": list(t.records), "record_rows": len(t.record_times),
         "stored_as": str(t.particles.dtype), "scheme": t.scheme, "engine": t.engine, "dtype": t.dtype, "steps": t.steps,
