@@ -75,6 +75,7 @@ ORDER = (
     "trajectories.schema",
     "trajectories.arrays",
     "trajectories.kernels",
+    "trajectories.parts",
     "trajectories.settings",
     "trajectories.checkpoint",
     "trajectories.writer",

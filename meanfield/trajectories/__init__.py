@@ -2,10 +2,11 @@
 
 from .arrays import read_arrays, write_arrays
 from .kernels import StoredKernel, read_kernel, write_kernel
+from .parts import Part, Parts, discard_parts, parts_of, read_part, settled, write_part
 from .reader import Trajectory, open
 from .recording import begin, interrupted, locked
 
 __all__ = [
-    "StoredKernel", "Trajectory", "begin", "interrupted", "locked", "open", "read_arrays", "read_kernel",
-    "write_arrays", "write_kernel",
+    "Part", "Parts", "StoredKernel", "Trajectory", "begin", "discard_parts", "interrupted", "locked", "open", "parts_of",
+    "read_arrays", "read_kernel", "read_part", "settled", "write_arrays", "write_kernel", "write_part",
 ]  # fmt: skip
