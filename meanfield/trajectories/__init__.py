@@ -7,6 +7,6 @@ from .reader import Trajectory, open
 from .recording import begin, interrupted, locked
 
 __all__ = [
-    "Part", "Parts", "StoredKernel", "Trajectory", "begin", "discard_parts", "interrupted", "locked", "open", "parts_of",
-    "read_arrays", "read_kernel", "read_part", "settled", "write_arrays", "write_kernel", "write_part",
+    "Part", "Parts", "StoredKernel", "Trajectory", "begin", "discard_parts", "interrupted", "locked", "open",
+    "parts_of", "read_arrays", "read_kernel", "read_part", "settled", "write_arrays", "write_kernel", "write_part",
 ]  # fmt: skip
