@@ -47,7 +47,7 @@ from .population import Population
 from .problems import Problem
 from .runs import Run
 from .scaling import Scaling
-from .simulation import open, resume, simulate, simulate_coupled
+from .simulation import resume, simulate, simulate_coupled
 
 if TYPE_CHECKING:
     from . import trajectories

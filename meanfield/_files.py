@@ -2,10 +2,12 @@
 
 import os
 import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 _temporaries: set[Path] = set()
+_masking = threading.Lock()
 
 
 def discard_temporaries() -> None:
@@ -29,8 +31,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         # mkstemp makes files only their owner can read; give this one what an ordinary new file gets.
-        mask = os.umask(0)
-        os.umask(mask)
+        with _masking:  # the mask is the process's: two threads here at once would leave it at 0
+            mask = os.umask(0)
+            os.umask(mask)
         temporary.chmod(0o666 & ~mask)
         os.replace(temporary, path)
     finally:

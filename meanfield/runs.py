@@ -26,6 +26,7 @@ class Run:
     stopped_by : "time", or the name of the criterion that was met
     steps, rejected, evaluations : accepted and rejected steps, velocity evaluations
     seconds : wall time
+    frame_steps : (T,) accepted steps before each of `times`; empty where that is not known
     """
 
     network: Network
@@ -46,6 +47,7 @@ class Run:
     rejected: int
     evaluations: int
     seconds: float = field(compare=False)
+    frame_steps: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @property
     def disagreement(self) -> float:
@@ -71,12 +73,13 @@ class Kept:
 
     def __init__(self, keep: str | slice, records: Iterable[str]):
         self._keep, self._frames, self._particles = keep, [], []
-        self._times, self._record_times = [], []
+        self._times, self._steps, self._record_times = [], [], []
         self._records: dict[str, list[float]] = {name: [] for name in records}
 
     def frame(self, frame: Frame) -> None:
         """A frame, whose particles stay where `keep` says so."""
         self._times.append(frame.time)
+        self._steps.append(frame.step)
         self._frames.append((frame.snapshot.predictions, frame.snapshot.test_predictions, frame.residual))
         if self._keep != "last" or frame.last:
             self._particles.append(frame.particles())
@@ -98,5 +101,5 @@ class Kept:
             test_predictions, residuals, np.array(self._record_times),
             {name: np.array(values) for name, values in self._records.items()}, moving.masses, schedule.name,
             moving.engine.NAME, moving.dtype, end.stopped_by, schedule.accepted, schedule.rejected,
-            end.evaluations, seconds,
+            end.evaluations, seconds, np.array(self._steps, np.int64),
         )  # fmt: skip

@@ -230,13 +230,6 @@ def resume(
     return trajectories.open(out.path, activation=activation, loss=loss)
 
 
-def open(path: str | Path, *, activation: Any = None, loss: Any = None, max_bytes: float | None = None) -> "Trajectory":
-    """A run on file, to read: nothing is loaded before it is asked for. See `trajectories.open`."""
-    from . import trajectories  # h5py takes its time
-
-    return trajectories.open(_file_of(path), activation=activation, loss=loss, max_bytes=max_bytes)
-
-
 _FIXED = ("coupled", "keep", "record")  # what cannot change on the way
 
 

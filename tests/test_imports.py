@@ -76,6 +76,7 @@ ORDER = (
     "trajectories.safety",
     "trajectories.arrays",
     "trajectories.kernels",
+    "trajectories.parts",
     "trajectories.settings",
     "trajectories.checkpoint",
     "trajectories.writer",

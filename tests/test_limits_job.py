@@ -330,7 +330,7 @@ def test_floor_in_two_dimensions_is_not_one_over_root_n():
 def test_no_two_streams_of_the_job_coincide():
     """Particles, fresh samples, the teacher's data, the quadrature and the bootstrap draw different numbers."""
     problem = problems.teacher_student()
-    sweep = job._Sweep(job.Settings(problem="teacher-student", widths=(4, 8), seeds=4), None)
+    sweep = job._Sweep(job.Settings(problem="teacher-student", widths=(4, 8), seeds=4))
     drawn = [*sweep.starts, *sweep.fresh, np.random.default_rng(0).standard_normal((8, 6))]
     firsts = [float(each.ravel()[0]) for each in drawn]
     assert len(set(firsts)) == len(firsts)

@@ -10,8 +10,9 @@ import typer
 from .._files import write_atomically
 from ..errors import InputError
 from ..output import Output
-from ..simulation import open as open_run
 from ..simulation import resume
+from ..trajectories import info
+from ..trajectories import open as open_run
 
 CHANGEABLE = ("run", "output")  # sections of a config that may change on the way
 
@@ -181,6 +182,4 @@ def progress_line(known: dict[str, Any]) -> str:
 
 
 def _tell(done, as_json):
-    from ..trajectories import info
-
     typer.echo(json.dumps(info(done.path), indent=1) if as_json else repr(done))

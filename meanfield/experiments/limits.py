@@ -3,14 +3,19 @@
 alpha = 1 ("mf"): the mean-field limit, solved from the law. alpha = sqrt(N), learning f - f_0 ("ntk"): the NTK
 limit, with the infinite kernel and with each net's own. Every quantity is measured for each width and seed, fitted
 by a power law over all widths, and held against theory's exponent.
+
+Each run is a part of the job: what it measured is kept on file as soon as it is there, and a job that was stopped goes
+on from its parts. Nothing is read off a run but through its part, so both ways give the same bits.
 """
 
 import os
 import platform
 import time as clock
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,15 +27,19 @@ from ..activations import ACTIVATIONS
 from ..ensembles import variance_shares
 from ..errors import InputError
 from ..initial import GaussianLaw
-from ..limits import MeanFieldLimit
+from ..limits import MeanFieldLimit, NTKLimit
 from ..network import Network
 from ..problems import Problem
 from ..runs import Run
 from ..scaling import Scaling
 from ..simulation import simulate, simulate_coupled
+from ..trajectories import Part, Parts, discard_parts, parts_of, read_part, settled, write_part
 from .quantities import QUANTITIES, TOWARDS_MINUS_ONE, table
 
 REGIMES = ("mf", "ntk")
+_SCHEMA = "meanfield.limits/1"
+_OF_MEAN_FIELD = ("predictions", "test_predictions", "tracers", "error")  # arrays of the limits that are kept
+_OF_NTK = ("residuals", "test_residuals", "kernel", "eigenvalues")
 CURVES = ("risk", "test_risk", "train_error", "test_error")
 NODES_PER_WIDEST = 16  # of the limit's quadrature, at least
 # What the job takes on an engine unless it is told; a device is for widths that two cores would take hours for.
@@ -120,6 +129,8 @@ class LimitsResult:
     curves : regime -> record -> (seeds, widths, times), and the limits' own under "limit"
     report : everything of `limits.json`
     arrays : everything of `limits.h5`
+    attributes : "path@name" -> of its groups
+    parts : where the parts of the job are kept, to be discarded once the results are on file; None if they are not
     """
 
     settings: Settings
@@ -128,48 +139,59 @@ class LimitsResult:
     curves: dict[str, dict[str, np.ndarray]]
     report: dict[str, Any]
     arrays: dict[str, Any]
+    attributes: dict[str, Any] = field(default_factory=dict)
+    parts: Parts | None = None
 
     def __repr__(self) -> str:
         verdicts = ", ".join(f"{name} {row['verdict']}" for name, row in self.quantities.items())
         return f"LimitsResult({self.problem.name!r}: {verdicts})"
 
 
-def run(settings: Settings | None = None, *, progress: bool = False) -> LimitsResult:
+def run(
+    settings: Settings | None = None,
+    *,
+    progress: bool = False,
+    work: str | Path | None = None,
+    fresh: bool = False,
+    tell: Callable[[str], object] = lambda words: None,
+) -> LimitsResult:
     """Run the whole comparison; under a minute with the default settings on two cores.
 
-    Raises InputError on settings that do not fit; DivergenceError if a flow leaves the finite numbers.
+    Parameters
+    ----------
+    progress : a bar that counts the parts of the job
+    work : folder, optional
+        Where each part is kept as soon as it is there, below a name that stands for settings, data, sources, versions
+        and processor. What is there of the same job is not run again, and the numbers are those of a job that never
+        stopped, bit for bit (`timings`, `date` and `parts` of the report apart). The limit's copies of every network
+        take most of the room: 8 n_times (1 + d) bytes for each particle of the widest.
+    fresh : discard what is there of the same job first
+    tell : is given a line about what was found in `work`, if anything was
+
+    Raises InputError on settings that do not fit; DivergenceError if a flow leaves the finite numbers; FileError if a
+    part cannot be written.
     """
     settings = Settings() if settings is None else settings
     began, stamps = clock.perf_counter(), {}
     # One thread for BLAS: its idle threads spin for a while, on cores that the engine's threads need next.
-    with (
-        threadpool_limits(1, user_api="blas"),
-        tqdm(total=_work(settings), disable=None if progress else True, unit="unit", leave=False) as bar,
-    ):
-        sweep = _Sweep(settings, bar)
-        for stage in ("limit", "finite_widths", "coupled", "precision", "wasserstein"):
-            bar.set_description(stage.replace("_", " "))
-            start = clock.perf_counter()
-            getattr(sweep, stage)()
-            stamps[stage] = round(clock.perf_counter() - start, 3)
-    quantities = sweep.quantities()
+    with threadpool_limits(1, user_api="blas"):
+        sweep = _Sweep(settings)
+        if work is not None:
+            sweep.keep(Path(work), fresh, tell)
+        found, total = len(sweep.done), sum(map(len, sweep.stages.values()))
+        with tqdm(total=total, initial=found, disable=None if progress else True, unit="part", leave=False) as bar:
+            for stage in sweep.stages:
+                bar.set_description(stage.replace("_", " "))
+                start = clock.perf_counter()
+                for _ in sweep.finish(stage):
+                    bar.update()
+                stamps[stage] = round(clock.perf_counter() - start, 3)
+        sweep.collect()
+        quantities = sweep.quantities()
     stamps["total"] = round(clock.perf_counter() - began, 3)
-    report, arrays = _report(sweep, quantities, stamps), _arrays(sweep, quantities)
-    return LimitsResult(settings, sweep.problem, quantities, sweep.curves, report, arrays)
-
-
-def _work(settings: Settings) -> int:
-    """Units of the progress bar: particles integrated, those of the limit and its tracers included."""
-    return 2 * sum(settings.widths) * (settings.seeds + 1) + _limit_work(settings) + _precision_work(settings)
-
-
-def _limit_work(settings: Settings) -> int:
-    carried = max((width for width in settings.widths if width <= settings.coupling_widths_to), default=0)
-    return 2 * NODES_PER_WIDEST * settings.widths[-1] + settings.seeds * carried
-
-
-def _precision_work(settings: Settings) -> int:
-    return 2 * settings.widths[-1] if settings.dtype != "float64" else 0
+    report, (arrays, attributes) = _report(sweep, quantities, stamps), _arrays(sweep, quantities)
+    report["parts"] = {"all": total, "found": found}
+    return LimitsResult(settings, sweep.problem, quantities, sweep.curves, report, arrays, attributes, sweep.parts)
 
 
 def _check_memory(settings: Settings, dim: int) -> None:
@@ -192,10 +214,16 @@ def _check_memory(settings: Settings, dim: int) -> None:
 
 
 class _Sweep:
-    """The stages of the job, each adding what it measured. Arrays are (seeds, widths, ...)."""
+    """The stages of the job, each a set of parts, and what is collected from them. Arrays are (seeds, widths, ...).
 
-    def __init__(self, settings: Settings, bar):
-        self.settings, self.bar = settings, bar
+    stages : stage -> name of a part -> what computes it
+    done : name -> part
+    """
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self.parts: Parts | None = None
+        self.done: dict[str, Part] = {}
         self.problem = _checks.find(PROBLEMS, settings.problem, "problem").build()
         self.law, self.times = GaussianLaw(self.problem.dim), settings.times
         seeds, widths = settings.seeds, settings.widths
@@ -208,8 +236,8 @@ class _Sweep:
         self.w2_seeds = min(seeds, settings.w2_seeds) if self.w2_widths else 0
         most = self.w2_widths[-1] if self.w2_widths else 0
         self.coupling_widths = tuple(width for width in widths if width <= settings.coupling_widths_to)
+        self._carried = self.coupling_widths[-1] if self.coupling_widths else 0  # copies of each seed
         self.fresh = [self._sample(most, seed, stream) for seed in range(self.w2_seeds) for stream in (1, 2)]
-        self.at_end: dict[tuple[int, int], np.ndarray] = {}
         self.measured = {each.name: np.full((seeds, len(widths)), np.nan) for each in QUANTITIES}
         self.curves = {
             regime: {name: np.empty((seeds, len(widths), len(self.times))) for name in CURVES} for regime in REGIMES
@@ -219,82 +247,153 @@ class _Sweep:
         self.test_residual_errors = {kind: np.empty((seeds, len(widths))) for kind in ("infinite", "own")}
         self.disagreements = {regime: np.empty(len(widths)) for regime in REGIMES}
         self.rounding: dict[str, float] = {}
-        self.widest_tests: dict[str, np.ndarray] = {}
         self.gram: dict[str, np.ndarray] = {}
-
-    def limit(self) -> None:
-        """Solve both limits; the mean-field one carries every coupled copy and fresh sample along."""
-        settings, problem = self.settings, self.problem
-        network = settings.network(Scaling.mean_field())
-        size = self.coupling_widths[-1] if self.coupling_widths else 0
-        tracers = np.concatenate([start[:size] for start in self.starts] + self.fresh)
-        self.mean_field: MeanFieldLimit
-        if settings.problem == "bilinear":
-            self.mean_field = limits.exact.bilinear(network, problem, self.times, tracers=tracers)
-        else:
-            rule = {"n_nodes": NODES_PER_WIDEST * settings.widths[-1], "seed": settings.seed}
-            self.mean_field = limits.mean_field(
-                network, problem, self.law, self.times, tracers=tracers, **rule, **self._options()
-            )
-        carried = self.mean_field.tracers
-        self.bar.update(_limit_work(settings))
-        self.copies = [carried[:, s * size : (s + 1) * size] for s in range(settings.seeds)]
-        rest = carried[-1, settings.seeds * size :]
-        self.fresh_at_end = np.split(rest, max(1, len(self.fresh)))
-        self.ntk = limits.ntk(settings.network(Scaling(shift="initial")), problem, self.law, self.times)
-        self.limit_curves = {
-            "mf": _curves(problem, self.mean_field.predictions, self.mean_field.test_predictions),
-            "ntk": _curves(
-                problem, problem.targets - self.ntk.residuals, problem.test_targets - self.ntk.test_residuals
-            ),
+        self.stages = {
+            "limit": {"limits/mean_field": self._mean_field, "limits/ntk": self._ntk},
+            "finite_widths": self._finite_widths(),
+            "coupled": self._coupled(),
+            "precision": self._precision(),
+            "wasserstein": self._wasserstein(),
         }
 
-    def finite_widths(self) -> None:
+    def keep(self, work: Path, fresh: bool, tell: Callable[[str], object]) -> None:
+        """Keep parts in `work` from now on, and take what is there of the same job."""
+        inputs = {name: getattr(self.problem, name) for name in ("inputs", "targets", "test_inputs", "test_targets")}
+        identity = {
+            "job": _SCHEMA, "settings": asdict(self.settings), "versions": _machine.versions(),
+            "sources": _machine.sources(), "processor": _machine.processor(),
+        }  # fmt: skip
+        self.parts = parts_of(work, identity, inputs)
+        if fresh:
+            discard_parts(self.parts)
+        names, damaged = [name for stage in self.stages.values() for name in stage], 0
+        for name in names:
+            try:
+                part = read_part(self.parts, name)
+            except InputError:
+                damaged += 1
+            else:
+                self.done |= {} if part is None else {name: part}
+        if self.done or damaged:
+            tell(
+                f"going on from {len(self.done)} of {len(names)} parts in {work}"
+                + (
+                    f"; {damaged} more cannot be used (damaged, or of other numbers) and are run again"
+                    if damaged
+                    else ""
+                )
+            )
+        elif work.is_dir() and any(each != self.parts.folder for each in work.iterdir()):
+            tell(f"{work} holds parts of other settings or versions only; they are left as they are, and not used")
+
+    def finish(self, stage: str) -> Iterator[None]:
+        """Compute the parts of a stage that are not there; each is kept, and then yields."""
+
+        def one(name, compute):
+            part = settled(compute())
+            if self.parts is not None:
+                write_part(self.parts, name, part)
+            self.done[name] = part
+
+        left = [each for each in self.stages[stage].items() if each[0] not in self.done]
+        if stage in ("limit", "precision"):  # large ones, which have all threads for themselves
+            for each in left:
+                one(*each)
+                yield
+        else:
+            yield from engines.side_by_side(one, left, "cpu" if stage == "wasserstein" else self.settings.engine)
+
+    def _mean_field(self) -> Part:
+        """The mean-field limit; it carries every coupled copy and fresh sample along."""
+        settings, problem = self.settings, self.problem
+        network = settings.network(Scaling.mean_field())
+        tracers = np.concatenate([start[: self._carried] for start in self.starts] + self.fresh)
+        if settings.problem == "bilinear":
+            limit = limits.exact.bilinear(network, problem, self.times, tracers=tracers)
+        else:
+            rule = {"n_nodes": NODES_PER_WIDEST * settings.widths[-1], "seed": settings.seed}
+            limit = limits.mean_field(
+                network, problem, self.law, self.times, tracers=tracers, **rule, **self._options()
+            )
+        arrays = {name: getattr(limit, name) for name in _OF_MEAN_FIELD}
+        return Part(arrays, {"rule": limit.rule, "n_nodes": limit.n_nodes})
+
+    def _ntk(self) -> Part:
+        """The NTK limit with the infinite kernel."""
+        limit = limits.ntk(self.settings.network(Scaling(shift="initial")), self.problem, self.law, self.times)
+        return Part({name: getattr(limit, name) for name in _OF_NTK}, {})
+
+    def _finite_widths(self) -> dict[str, Callable[[], Part]]:
         """Every seed at every width in both scalings."""
-        tasks = [(s, w, width) for w, width in self._widest_first() for s in range(self.settings.seeds)]
-        for _ in engines.side_by_side(self._one, tasks, self.settings.engine):
-            self.bar.update(2 * sum(self.settings.widths) / len(self.settings.widths))
-
-    def coupled(self) -> None:
-        """Seed 0 once more at every width, with the residual as its own state."""
-
-        def one(w, regime, scaling, start):
-            network = self.settings.network(scaling)
-            run = simulate_coupled(network, self.problem, start, self.times, keep="last", **self._options())
-            self.disagreements[regime][w] = run.disagreement
-
-        tasks = [
-            (w, regime, scaling, self.starts[0][:width])
+        return {
+            _name(regime, width, s): partial(self._finite, regime, s, w, width)
             for w, width in self._widest_first()
-            for regime, scaling in self._scalings(width)
-        ]
-        for _ in engines.side_by_side(one, tasks, self.settings.engine):
-            self.bar.update(sum(self.settings.widths) / len(self.settings.widths))
+            for s in range(self.settings.seeds)
+            for regime in REGIMES
+        }
 
-    def precision(self) -> None:
+    def _coupled(self) -> dict[str, Callable[[], Part]]:
+        """Seed 0 once more at every width, with the residual as its own state."""
+        return {
+            _name(f"coupled_{regime}", width, 0): partial(self._with_residual, regime, width)
+            for _, width in self._widest_first()
+            for regime in REGIMES
+        }
+
+    def _precision(self) -> dict[str, Callable[[], Part]]:
         """Seed 0 once more at the largest width, in float64 where the job is in float32."""
-        if self.settings.dtype == "float64":
-            return
-        start, options = self.starts[0], {**self._options(), "dtype": "float64"}
-        for regime, scaling in self._scalings(len(start)):
-            network = self.settings.network(scaling)
-            run = simulate(network, self.problem, start, self.times, keep="last", **options)
-            self.rounding[regime] = _sup_rms(run.test_predictions - self.widest_tests[regime])
-        self.bar.update(_precision_work(self.settings))
+        widest, single = self.settings.widths[-1], self.settings.dtype != "float64"
+        return {
+            _name(f"float64_{regime}", widest, 0): partial(self._in_float64, regime, widest)
+            for regime in REGIMES
+            if single
+        }
 
-    def wasserstein(self) -> None:
+    def _wasserstein(self) -> dict[str, Callable[[], Part]]:
         """Exact W2 at t_end beside its floor: both against the same fresh sample."""
+        return {
+            _name("wasserstein", width, s): partial(self._distances, s, width)
+            for width in self.w2_widths[::-1]
+            for s in range(self.w2_seeds)
+        }
 
-        def one(name, s, w, left, right):
-            self.measured[name][s, w] = transport.w2(left, right)
+    def collect(self) -> None:
+        """What the parts hold, in the arrays of the results."""
+        problem, done = self.problem, self.done
+        field, ntk = done["limits/mean_field"], done["limits/ntk"].arrays
+        self.mean_field = MeanFieldLimit(
+            self.settings.network(Scaling.mean_field()), problem, self.times, **field.arrays, **field.attributes
+        )
+        self.ntk = NTKLimit(self.settings.network(Scaling(shift="initial")), problem, self.times, **ntk)
+        self.limit_curves = {
+            regime: _curves(problem, limit.predictions, limit.test_predictions)
+            for regime, limit in (("mf", self.mean_field), ("ntk", self.ntk))
+        }
+        for w, width in enumerate(self.settings.widths):
+            for regime in REGIMES:
+                for s in range(self.settings.seeds):
+                    self._collect(regime, s, w, done[_name(regime, width, s)].arrays)
+                coupled = done[_name(f"coupled_{regime}", width, 0)]
+                self.disagreements[regime][w] = coupled.arrays["measured"]["disagreement"]
+        for w, width in enumerate(self.w2_widths):
+            for s in range(self.w2_seeds):
+                for name, value in done[_name("wasserstein", width, s)].arrays["measured"].items():
+                    self.measured[name][s, w] = value
+        widest = self.settings.widths[-1]
+        for regime in REGIMES:
+            if wide := done.get(_name(f"float64_{regime}", widest, 0)):
+                self.rounding[regime] = float(wide.arrays["measured"]["sup_rms"])
+        self.gram = dict(done[_name("mf", widest, 0)].arrays["kept"]["gram"])
 
-        tasks = []
-        for w, width in self._widest_first():
-            for s in range(self.w2_seeds if w < len(self.w2_widths) else 0):
-                first, second = (self.fresh_at_end[2 * s + k][:width] for k in (0, 1))
-                tasks += [("w2", s, w, self.at_end[s, w], first), ("w2_floor", s, w, second, first)]
-        for _ in engines.side_by_side(one, tasks):
-            pass
+    def _collect(self, regime: str, s: int, w: int, arrays: Mapping[str, Any]) -> None:
+        self.final_tests[regime][s, w] = arrays["final_test"]
+        for name, values in arrays["curves"].items():
+            self.curves[regime][name][s, w] = values
+        for name, value in arrays["measured"].items():
+            if name in self.measured:
+                self.measured[name][s, w] = value
+            else:
+                self.test_residual_errors[name.rpartition("_")[2]][s, w] = value
 
     def quantities(self) -> dict[str, dict[str, Any]]:
         """The rows of the table from what the stages have measured."""
@@ -310,59 +409,103 @@ class _Sweep:
     def _widest_first(self) -> list[tuple[int, int]]:
         return list(enumerate(self.settings.widths))[::-1]
 
-    def _one(self, s: int, w: int, width: int) -> None:
-        start = self.starts[s][:width]
-        plain = self.settings.network(Scaling.mean_field())
-        engine, coupling = self.settings.engine, w < len(self.coupling_widths)
-        # Of the particles alone: the same in both scalings.
-        before = tangent.kernel(plain, start, self.problem.inputs, engine=engine)
-        for regime, scaling in self._scalings(width):
-            network = self.settings.network(scaling)
-            keep = "all" if coupling and regime == "mf" else "last"
-            run = simulate(network, self.problem, start, self.times, keep=keep, **self._options())
-            after = tangent.kernel(network, run.particles[-1], self.problem.inputs, engine=engine)
-            self.measured[f"kernel_drift_{regime}"][s, w] = tangent.drift(after, before)
-            self.final_tests[regime][s, w] = run.test_predictions[-1]
-            if s == 0 and width == self.settings.widths[-1]:
-                self.widest_tests[regime] = run.test_predictions
-            for name, values in _curves(self.problem, run.predictions, run.test_predictions).items():
-                self.curves[regime][name][s, w] = values
-            if regime == "mf":
-                self._against_mean_field(s, w, run)
-                if s == 0 and width == self.settings.widths[-1]:
-                    self.gram = {"before": before, "after": after}
-            else:
-                self._against_ntk(s, w, run, before)
+    def _finite(self, regime: str, s: int, w: int, width: int) -> Part:
+        start, network, engine = self.starts[s][:width], self._network(regime, width), self.settings.engine
+        coupling, widest = regime == "mf" and w < len(self.coupling_widths), width == self.settings.widths[-1]
+        keep = "all" if coupling else "last"
+        run = simulate(network, self.problem, start, self.times, keep=keep, **self._options())
+        before, after = (
+            tangent.kernel(network, particles, self.problem.inputs, engine=engine)
+            for particles in (start, run.particles[-1])
+        )
+        kept: dict[str, Any] = {}
+        measured = {f"kernel_drift_{regime}": tangent.drift(after, before)}
+        if regime == "mf":
+            measured |= self._against_mean_field(s, coupling, run)
+            if s < self.w2_seeds and w < len(self.w2_widths):
+                kept["particles"] = run.particles[-1]
+            if s == 0 and widest:
+                kept["gram"] = {"before": before, "after": after}
+        else:
+            own = self._against_ntk(run, start, before)
+            measured |= {f"residual_error_ntk_{kind}": error for kind, (error, _) in own.items()}
+            measured |= {f"test_residual_error_ntk_{kind}": error for kind, (_, error) in own.items()}
+        if s == 0 and widest:
+            kept["test_predictions"] = run.test_predictions
+        return self._part(run, s, measured, kept)
 
-    def _against_mean_field(self, s: int, w: int, run: Run) -> None:
-        limit = self.mean_field
-        self.measured["function_error_mf"][s, w] = _sup_rms(run.test_predictions - limit.test_predictions)
-        if w < len(self.coupling_widths):
-            copies = self.copies[s][:, : len(run.masses)]
+    def _with_residual(self, regime: str, width: int) -> Part:
+        start, network = self.starts[0][:width], self._network(regime, width)
+        run = simulate_coupled(network, self.problem, start, self.times, keep="last", **self._options())
+        return self._part(run, 0, {"disagreement": run.disagreement})
+
+    def _in_float64(self, regime: str, width: int) -> Part:
+        start, network = self.starts[0], self._network(regime, width)
+        options = {**self._options(), "dtype": "float64"}
+        run = simulate(network, self.problem, start, self.times, keep="last", **options)
+        narrow = self.done[_name(regime, width, 0)].arrays["kept"]["test_predictions"]
+        return self._part(run, 0, {"sup_rms": _sup_rms(run.test_predictions - narrow)})
+
+    def _distances(self, s: int, width: int) -> Part:
+        carried = self.done["limits/mean_field"].arrays["tracers"][-1, self.settings.seeds * self._carried :]
+        first, second = np.split(carried, len(self.fresh))[2 * s : 2 * s + 2]
+        own = self.done[_name("mf", width, s)].arrays["kept"]["particles"]
+        w2, floor = transport.w2(own, first[:width]), transport.w2(second[:width], first[:width])
+        return Part({"measured": {"w2": w2, "w2_floor": floor}}, {"N": width, "seed": s})
+
+    def _part(self, run: Run, s: int, measured: Mapping[str, float], kept: Mapping[str, Any] | None = None) -> Part:
+        """What stays of a run; `kept` is what later stages need of it and no result holds."""
+        arrays = {
+            "step": run.frame_steps,
+            "curves": _curves(self.problem, run.predictions, run.test_predictions),
+            "final_test": run.test_predictions[-1],
+            "measured": measured,
+            "kept": kept or {},
+        }
+        attributes = {
+            "alpha": float(run.network.scaling.alpha), "N": len(run.masses), "seed": s, "dtype": run.dtype,
+            "steps": run.steps, "rejected": run.rejected, "evaluations": run.evaluations,
+        }  # fmt: skip
+        return Part(arrays, attributes)
+
+    def _against_mean_field(self, s: int, coupling: bool, run: Run) -> dict[str, float]:
+        limit = self.done["limits/mean_field"].arrays
+        measured = {"function_error_mf": _sup_rms(run.test_predictions - limit["test_predictions"])}
+        if coupling:
+            copies = limit["tracers"][:, s * self._carried :][:, : len(run.masses)]
             apart = [transport.coupling_distance(own, copy) for own, copy in zip(run.particles, copies, strict=True)]
-            self.measured["coupling_distance"][s, w] = max(apart)
-        if s < self.w2_seeds and w < len(self.w2_widths):
-            self.at_end[s, w] = run.particles[-1]
+            measured["coupling_distance"] = max(apart)
+        return measured
 
-    def _against_ntk(self, s: int, w: int, run: Run, kernel: np.ndarray) -> None:
-        start, engine = self.starts[s][: len(run.masses)], self.settings.engine
+    def _against_ntk(self, run: Run, start: np.ndarray, kernel: np.ndarray) -> dict[str, tuple[float, float]]:
+        """kind of kernel -> errors at the training and at the test inputs"""
+        infinite, engine = self.done["limits/ntk"].arrays, self.settings.engine
         own = limits.ntk(run.network, self.problem, start, self.times, kernel=kernel, engine=engine)
         test_residuals = self.problem.test_targets - run.test_predictions
-        for kind, limit in (("infinite", self.ntk), ("own", own)):
-            self.measured[f"residual_error_ntk_{kind}"][s, w] = _sup_rms(run.residuals - limit.residuals)
-            self.test_residual_errors[kind][s, w] = _sup_rms(test_residuals - limit.test_residuals)
+        return {
+            kind: (_sup_rms(run.residuals - residuals), _sup_rms(test_residuals - tests))
+            for kind, residuals, tests in (
+                ("infinite", infinite["residuals"], infinite["test_residuals"]),
+                ("own", own.residuals, own.test_residuals),
+            )
+        }
 
     def _sample(self, size: int, seed: int, stream: int) -> np.ndarray:
         # A spawn key keeps these streams apart from those of problem, quadrature and bootstrap, which start at `seed`.
         key = np.random.SeedSequence(self.settings.seed, spawn_key=(stream, seed))
         return initial.gaussian(size, self.problem.dim, key)
 
-    def _scalings(self, width: int) -> tuple[tuple[str, Scaling], ...]:
-        return ("mf", Scaling.mean_field()), ("ntk", Scaling.ntk(width))
+    def _network(self, regime: str, width: int) -> Network:
+        return self.settings.network(Scaling.mean_field() if regime == "mf" else Scaling.ntk(width))
 
     def _options(self) -> dict[str, Any]:
         rtol = self.settings.rtol
         return {"rtol": rtol, "atol": 0.01 * rtol, "engine": self.settings.engine, "dtype": self.settings.dtype}
+
+
+def _name(kind: str, width: int, s: int) -> str:
+    """Of a part, and of its group in limits.h5."""
+    return f"runs/{kind}/N={width}/seed={s}"
 
 
 def _curves(problem: Problem, predictions: np.ndarray, test_predictions: np.ndarray) -> dict[str, np.ndarray]:
@@ -386,7 +529,7 @@ def _report(sweep: _Sweep, quantities: dict[str, Any], stamps: dict[str, float])
     """Everything of limits.json."""
     settings = sweep.settings
     return {
-        "schema": "meanfield.limits/1",
+        "schema": _SCHEMA,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": asdict(settings) | {"widths": list(settings.widths), "alpha": {"mf": "1", "ntk": "sqrt(N)"}},
         "problem": {
@@ -440,10 +583,10 @@ def _share(error: float, quantities: dict[str, Any], names: tuple[str, ...]) -> 
     return float(error / max(min(min(quantities[name]["mean"]) for name in names), 1e-300))
 
 
-def _arrays(sweep: _Sweep, quantities: dict[str, Any]) -> dict[str, Any]:
-    """Everything of limits.h5 (docs/limits.md)."""
+def _arrays(sweep: _Sweep, quantities: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Everything of limits.h5 (docs/limits.md): arrays, and the attributes of the groups of runs."""
     problem = sweep.problem
-    return {
+    arrays = {
         "times": sweep.times,
         "widths": np.array(sweep.settings.widths),
         "quantities": {
@@ -472,6 +615,33 @@ def _arrays(sweep: _Sweep, quantities: dict[str, Any]) -> dict[str, Any]:
             "test_targets": problem.test_targets, "labels": class_labels(problem),
         },
     }  # fmt: skip
+    runs, attributes = _runs(sweep)
+    return arrays | {"runs": runs}, attributes
+
+
+def _runs(sweep: _Sweep) -> tuple[dict[str, Any], dict[str, Any]]:
+    """/runs of limits.h5, a group for each run, laid out as in H5MD: step, time and value of what moves."""
+    tree: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
+    end = sweep.times[-1:]  # one array in all groups, which the file then holds once; as are the times
+    for stage in ("finite_widths", "coupled", "precision"):
+        for path in sweep.stages[stage]:
+            part = sweep.done[path]
+            step, kind, width, seed = part.arrays["step"], *path.split("/")[1:]
+            moving = {
+                name: {"step": step, "time": sweep.times, "value": values}
+                for name, values in part.arrays["curves"].items()
+            }
+            final = {"step": step[-1:], "time": end, "value": part.arrays["final_test"][None]}
+            measured = dict(part.arrays["measured"])
+            if kind == "mf" and (distances := sweep.done.get(path.replace("/mf/", "/wasserstein/"))):
+                measured |= distances.arrays["measured"]
+            tree.setdefault(kind, {}).setdefault(width, {})[seed] = {
+                "observables": moving | {"test_predictions": final},
+                "measured": measured,
+            }
+            attributes |= {f"{path}@{name}": value for name, value in part.attributes.items()}
+    return tree, attributes
 
 
 def class_labels(problem: Problem) -> np.ndarray:

@@ -16,24 +16,31 @@ from . import safety
 def write_arrays(path: str | Path, tree: Mapping[str, Any], attributes: Mapping[str, str | float | int]) -> None:
     """Write nested mappings of arrays atomically; mappings become groups, arrays datasets.
 
+    attributes : name -> value, of the file; "path@name" -> value, of the group at that path
+
+    An array that stands at several places, the same object, is stored once and has several names (hard links).
     Text attributes are stored with fixed length: no variable-length data, which readers can be made to hang on.
     """
 
     def write(temporary: Path) -> None:
         with h5py.File(temporary, "w", libver=("earliest", "v108")) as file:
+            _fill(file, tree, {})
             for name, value in attributes.items():
-                file.attrs[name] = np.bytes_(value.encode()) if isinstance(value, str) else value
-            _fill(file, tree)
+                place, _, own = name.rpartition("@")
+                file[place or "/"].attrs[own] = np.bytes_(value.encode()) if isinstance(value, str) else value
 
     write_atomically(Path(path), write)
 
 
-def _fill(group: h5py.Group, tree: Mapping[str, Any]) -> None:
+def _fill(group: h5py.Group, tree: Mapping[str, Any], written: dict[int, tuple[np.ndarray, h5py.Dataset]]) -> None:
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            _fill(group.create_group(name), value)
+            _fill(group.create_group(name), value, written)
+        elif id(value) in written:
+            group[name] = written[id(value)][1]
         else:
-            group.create_dataset(name, data=np.asarray(value))
+            value = np.asarray(value)
+            written[id(value)] = value, group.create_dataset(name, data=value)  # held, so that its id stays its own
 
 
 def read_arrays(path: str | Path, *, max_bytes: float | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -56,12 +63,22 @@ def read_arrays(path: str | Path, *, max_bytes: float | None = None) -> tuple[di
         ]:
             raise InputError(f"{path} holds {text[0]!r}, which is neither a group nor an array of numbers.")
         _memory.check(safety.sizes(entries), f"reading {path}", "Read it where there is room", max_bytes)
-        attributes = safety.attributes(entries["/"], f"{path}: /")
-        return _read(file), {name: _plain(value) for name, value in attributes.items()}
+        return _read(file), _attributes(entries, path)
 
 
 def _read(group: h5py.Group) -> dict[str, Any]:
     return {name: _read(entry) if isinstance(entry, h5py.Group) else entry[()] for name, entry in group.items()}
+
+
+def _attributes(entries: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Of every group, as `write_arrays` takes them."""
+    found = {}
+    for name, entry in entries.items():
+        if isinstance(entry, h5py.Group):
+            own = safety.attributes(entry, f"{path}: {name}")
+            place = "" if name == "/" else f"{name[1:]}@"
+            found |= {place + each: _plain(value) for each, value in own.items()}
+    return found
 
 
 def _plain(value: Any) -> Any:
