@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -534,7 +535,8 @@ def test_what_is_forgotten_is_seen(what, tmp_path):
     cut(case, parts, *after or [10], every=4)
     with pytest.MonkeyPatch.context() as patch:
         forget(patch)
-        resume(parts)
+        with suppress(FormatError):  # rows that come twice: the reader sees them, too
+            resume(parts)
     assert where in differing(digests(whole), digests(parts))
 
 
