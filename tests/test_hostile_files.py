@@ -33,7 +33,7 @@ def places(path):
     """(path, attribute or None) of everything in a file but HDF5's own."""
     found = []
     with h5py.File(path, "r") as file:
-        for name, entry in safety.walk(file, path).items():
+        for name, entry in safety.walk(file, path)[0].items():
             own = [each for each in entry.attrs if each not in safety.SCALES]
             found += [(name, each) for each in own] + [(name, None)] * (
                 isinstance(entry, h5py.Dataset) and entry.size > 0
