@@ -57,7 +57,7 @@ def read_arrays(path: str | Path, *, max_bytes: float | None = None) -> tuple[di
     path = Path(path)
     safety.check_start(path)
     with safety.reading(path), h5py.File(path, "r") as file:
-        entries = safety.walk(file, path)
+        entries, _ = safety.walk(file, path)
         if text := [
             name for name, entry in entries.items() if isinstance(entry, h5py.Dataset) and entry.dtype.kind == "S"
         ]:

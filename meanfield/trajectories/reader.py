@@ -69,20 +69,18 @@ def open(
 
 
 def _open(path):
-    """The file, and whether it opens only as one that is still written (SWMR): growing, or killed while it grew."""
+    """The file, and whether it says that it is still written (SWMR): growing, or killed while it grew.
+
+    Only then is it opened so: HDF5 reads what does not have its checksum a hundred times over, in ever longer pauses.
+    """
+    live = safety.says_live(path)
     with safety.reading(path):
         try:
-            return h5py.File(path, "r"), False
-        except (OSError, RuntimeError) as problem:
-            first = problem
-        try:
-            return h5py.File(path, "r", libver="latest", swmr=True), True
-        except (OSError, RuntimeError, ValueError):
-            if isinstance(first, BlockingIOError):
-                raise InputError(
-                    f"{path} is being written by another process; needed: its end, or a run with live=True."
-                ) from None
-            raise first from None
+            return h5py.File(path, "r", libver="latest" if live else None, swmr=live), live
+        except BlockingIOError:
+            raise InputError(
+                f"{path} is being written by another process; needed: its end, or a run with live=True."
+            ) from None
 
 
 class Trajectory:

@@ -54,44 +54,43 @@ def check_start(path: Path) -> None:
             raise FormatError(f"{path} cannot be read as HDF5 (another start); needed: a file as it was written.")
 
 
-def walk(file: Any, path: Path) -> dict[str, Any]:
-    """Every group and dataset by its path, a group before what is in it, without following anything but hard links.
+def says_live(path: Path) -> bool:
+    """Whether the superblock is of version 3 and says that a process writes the file in the mode SWMR."""
+    with path.open("rb") as file:
+        start = file.read(12)
+    return len(start) == 12 and start[8] == 3 and bool(start[11] & 4)
 
-    A dataset may have several paths, a group has one. FormatError for other links, cycles, too many or too deep ones,
-    named types, and datasets that `check_dataset` refuses.
+
+def walk(file: Any, path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """Every group and dataset by its path, a group before what is in it, and where in the file each begins.
+
+    Nothing but hard links is followed. A dataset may have several paths, a group has one. FormatError for other links,
+    cycles, too many objects or too deep ones, named types, and datasets that `check_dataset` refuses.
     """
     found: dict[str, Any] = {"/": file["/"]}
-    seen = {_address(file.id)}
-    queue = [("", file.id, 0)]
+    places: dict[str, int] = {}  # of the links, which is not asked of the objects: HDF5 then goes through all of them
+    queue, seen = [("", file["/"].id, 0)], set()
     while queue:
         above, group, depth = queue.pop()
         if depth > DEPTH or len(found) + group.get_num_objs() > OBJECTS:
             raise FormatError(f"{path} holds more than {OBJECTS} objects or {DEPTH} levels; needed: a file of results.")
         for name in list(group):
-            here = f"{above}/{name.decode()}"
-            if group.links.get_info(name).type != h5l.TYPE_HARD:
+            here, link = f"{above}/{name.decode()}", group.links.get_info(name)
+            if link.type != h5l.TYPE_HARD:
                 raise FormatError(f"{path}: {here} is a link to somewhere else; needed: all of it in its own place.")
+            places[here] = link.u
             entry = h5o.open(group, name)
             if isinstance(entry, h5py.h5g.GroupID):
-                if _address(entry) in seen:
+                if link.u in seen:
                     raise FormatError(f"{path}: the group {here} has a second path; needed: one, without a cycle.")
-                seen.add(_address(entry))
+                seen.add(link.u)
                 found[here] = h5py.Group(entry)
                 queue.append((here, entry, depth + 1))
             elif isinstance(entry, h5d.DatasetID):
                 found[here] = check_dataset(entry, f"{path}: {here}")
             else:
                 raise FormatError(f"{path} holds {here!r}, which is neither a group nor an array of numbers.")
-    return found
-
-
-def same(one: h5py.Dataset, other: h5py.Dataset) -> bool:
-    """Whether two paths lead to one dataset."""
-    return _address(one.id) == _address(other.id)
-
-
-def _address(entry) -> int:
-    return h5o.get_info(entry).addr
+    return found, places
 
 
 def check_dataset(entry: h5d.DatasetID, where: str) -> h5py.Dataset:

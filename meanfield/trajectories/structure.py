@@ -56,7 +56,7 @@ class Contents:
 
 def read(file: Any, path: Path, max_bytes: float | None) -> Contents:
     """All that an open file says of itself but its rows. FormatError where it does not follow the format."""
-    entries = safety.walk(file, path)
+    entries, places = safety.walk(file, path)
     check_schema(entries, path)
     settings = _settings(entries, path, max_bytes)
     series, fixed = _expected(entries, settings, path)
@@ -75,7 +75,7 @@ def read(file: Any, path: Path, max_bytes: float | None) -> Contents:
         if name in entries:
             _check(entries[name], f"{path}: {name}", kind, shape)
     for name, target in links.items():
-        if not safety.same(entries[name], entries[target]):
+        if places[name] != places[target]:
             raise FormatError(f"{path}: {name} is not {target}; needed: a hard link to it.")
     lengths, ragged = {}, False
     for one in series:
