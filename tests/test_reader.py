@@ -384,7 +384,6 @@ def test_xarray_reads_it(tmp_path):
             lazy[5].load()
 
 
-@pytest.mark.xfail(reason="/particles/neurons/mass has no dimension scale, of which h5netcdf warns: writer.create")
 def test_xarray_reads_particles_without_a_warning(tmp_path):
     """The group of the positions alone."""
     xarray, _ = needs("xarray"), needs("h5netcdf")

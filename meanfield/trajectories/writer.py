@@ -56,6 +56,7 @@ def create(
             for name in ("/particle", "/component", "/datum", "/test_datum"):
                 if name in file:
                     file[name].make_scale(name[1:])
+            file["/particles/neurons/mass"].dims[0].attach_scale(file["/particle"])
             for each in series:
                 _create_series(file, each, filters)
             box = file.require_group("/particles/neurons/box")
