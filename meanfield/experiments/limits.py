@@ -275,14 +275,8 @@ class _Sweep:
             if part is not None:
                 self.done[name] = part
         if self.done or damaged:
-            tell(
-                f"going on from {len(self.done)} of {len(names)} parts in {work}"
-                + (
-                    f"; {damaged} more cannot be used (damaged, or of other numbers) and are run again"
-                    if damaged
-                    else ""
-                )
-            )
+            again = f"; {damaged} more, damaged or out of place, are run again" if damaged else ""
+            tell(f"going on from {len(self.done)} of {len(names)} parts in {work}{again}")
         elif work.is_dir() and any(each != self.parts.folder for each in work.iterdir()):
             tell(f"{work} holds parts of other settings or versions only; they are left as they are, and not used")
 
