@@ -1,19 +1,21 @@
 """The main job in parts: stopped anywhere and gone on from there, it gives the bits of a job that never stopped."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
 
-from meanfield import Scaling, simulate
+from meanfield import Scaling, _files, simulate
 from meanfield.errors import FileError, InputError
 from meanfield.experiments import limits as job
 from meanfield.trajectories import Part, discard_parts, parts_of, read_arrays, read_part, write_arrays, write_part
@@ -235,6 +237,37 @@ def test_an_array_at_two_places_is_stored_once(tmp_path):
     found, attributes = read_arrays(tmp_path / "once.h5")
     assert attributes == {"schema": "x/1", "a/deep@N": 64, "b@alpha": 0.5}
     np.testing.assert_array_equal(found["a"]["deep"]["time"], times)
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_parts_of_several_threads_have_the_mode_of_ordinary_files(tmp_path, monkeypatch, guarded):
+    """The process's mask is read by setting it: two threads in turn; or, planted, at once, which leaves another one."""
+    plain, both = os.umask, threading.Barrier(2)
+    before = plain(0o027)
+
+    def slow(mask):
+        found = plain(mask)
+        if mask == 0:  # wait here for the other thread, which the guard keeps out
+            with suppress(threading.BrokenBarrierError):
+                both.wait(0.2)
+        return found
+
+    monkeypatch.setattr(_files.os, "umask", slow)
+    if not guarded:
+        monkeypatch.setattr(_files, "_masking", nullcontext())
+    try:
+        threads = [
+            threading.Thread(target=_files.write_atomically, args=(tmp_path / name, lambda to: to.write_text("")))
+            for name in "ab"
+        ]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        modes = {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+        assert (modes == {0o640}) == guarded
+    finally:
+        plain(before)
 
 
 def test_each_run_has_its_group(whole, tmp_path):
