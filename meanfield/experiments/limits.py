@@ -163,8 +163,8 @@ def run(
     work : folder, optional
         Where each part is kept as soon as it is there, below a name that stands for settings, data, sources, versions
         and processor. What is there of the same job is not run again, and the numbers are those of a job that never
-        stopped, bit for bit (`timings`, `date` and `parts` of the report apart). The limit's copies of every network
-        take most of the room: 8 n_times (1 + d) bytes for each particle of the widest.
+        stopped, bit for bit (`timings`, `date` and `parts` of the report apart). The limit's tracers take most of the
+        room: 8 n_times (1 + d) bytes for each, of which every seed has as many as the widest coupled network.
     fresh : discard what is there of the same job first
     tell : is given a line about what was found in `work`, if anything was
 
@@ -272,17 +272,12 @@ class _Sweep:
                 part = read_part(self.parts, name)
             except InputError:
                 damaged += 1
-            else:
-                self.done |= {} if part is None else {name: part}
+                continue
+            if part is not None:
+                self.done[name] = part
         if self.done or damaged:
-            tell(
-                f"going on from {len(self.done)} of {len(names)} parts in {work}"
-                + (
-                    f"; {damaged} more cannot be used (damaged, or of other numbers) and are run again"
-                    if damaged
-                    else ""
-                )
-            )
+            again = f"; {damaged} more, damaged or out of place, are run again" if damaged else ""
+            tell(f"going on from {len(self.done)} of {len(names)} parts in {work}{again}")
         elif work.is_dir() and any(each != self.parts.folder for each in work.iterdir()):
             tell(f"{work} holds parts of other settings or versions only; they are left as they are, and not used")
 
