@@ -77,6 +77,7 @@ ORDER = (
     "trajectories.kernels",
     "trajectories.settings",
     "trajectories.checkpoint",
+    "trajectories.superblock",
     "trajectories.writer",
     "trajectories.reader",
     "trajectories.recording",
