@@ -79,6 +79,7 @@ ORDER = (
     "trajectories.parts",
     "trajectories.settings",
     "trajectories.checkpoint",
+    "trajectories.superblock",
     "trajectories.writer",
     "trajectories.structure",
     "trajectories.frames",

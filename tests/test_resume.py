@@ -284,7 +284,7 @@ def test_a_run_that_met_its_criterion_is_not_extended(tmp_path):
 
 
 def test_a_change_is_remembered(tmp_path):
-    """Resumed with other tolerances, stopped, resumed without a word: as the change at once, not as the old ones."""
+    """Resumed with other tolerances, stopped, resumed without a word: as if it had not stopped, not as before."""
     case, ways = CASES["dopri5"], {}
     for way in ("once", "in parts", "not at all"):
         cut(case, path := tmp_path / f"{way}.h5", after=3)

@@ -24,6 +24,7 @@ from ..output import Output
 from ..problems import Problem
 from . import reader, schema, settings, writer
 from .checkpoint import read_checkpoint, write_checkpoint
+from .superblock import clear_mark
 
 _LINE_SECONDS = 1.0  # between two lines of progress while a step is no row
 _log = logging.getLogger(__name__)
@@ -332,6 +333,7 @@ def interrupted(out: Output, own: Mapping[str, Any], activation: Any = None, los
     own : record, stop, batches: functions of the user's that the run had
     """
     arrays, numbers = read_checkpoint(out.checkpoint)
+    clear_mark(out.path)
     with reader.open(out.path, activation=activation, loss=loss) as run:
         described = run.settings
         given = settings.arguments({"run": described["run"] | numbers["changes"]}, own)

@@ -142,7 +142,8 @@ class Writer:
     def __init__(self, path: Path, series: Sequence[Series], live: bool = False):
         self.path, self.series, self.live = path, {each.name: each for each in series}, live
         try:
-            self._file: Any = h5py.File(path, "r+", libver="latest" if live else _BOUNDS)
+            # One chunk of each dataset stays in memory, the one being filled: HDF5 2 keeps 8 MiB of each otherwise.
+            self._file: Any = h5py.File(path, "r+", libver="latest" if live else _BOUNDS, rdcc_nbytes=schema.CHUNK)
         except OSError as problem:
             raise FileError(
                 problem.errno or 5, f"{path} cannot be opened to write ({problem}); close what reads it"
