@@ -96,6 +96,7 @@ ORDER = (
     "config",
     "transport",
     "identities",
+    "analysis",
     "fit",
     "ensembles",
     "limits.mean_field",
@@ -128,6 +129,7 @@ ORDER = (
     "benchmarks",
     "cli.files",
     "cli.runs",
+    "cli.analyse",
     "cli",
     "__main__",
 )
