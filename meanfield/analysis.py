@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -297,7 +297,7 @@ def _risks(found, kept, settings):
     """Risks from the predictions; of a population from all particles, or at its probes."""
     network, problem = _made(kept.run, "network")[0], _made(kept.run, "problem")[0]
     closed = isinstance(problem, Population)
-    seen: Any = kept.data
+    seen = kept.data
     offset = closed and network is not None and network.scaling.offset
     if closed and kept.whole and network is not None and kept.has(found.times).all() and not (offset and kept.since):
         seen = problem
@@ -306,10 +306,10 @@ def _risks(found, kept, settings):
         seen = SimpleNamespace(weights=seen.weights, targets=seen.targets, test_targets=seen.test_targets)
 
     def snapshot(time, particles):
+        # Parts of a problem are enough for its risk, and the network is used by a population's alone.
         frame, masses = kept.frame(time), kept.masses
         predictions, tests = (np.asarray(each[frame]) for each in (kept.run.predictions, kept.run.test_predictions))
-        rest: Any = network, seen  # parts of a problem are enough for a risk, and a network is not needed
-        return Snapshot(*rest, time, masses, predictions, tests, particles)
+        return Snapshot(cast(Any, network), cast(Any, seen), time, masses, predictions, tests, particles)
 
     start = snapshot(kept.since, lambda: kept.start)
     for k, time in _walk(found, settings, "risk"):

@@ -113,7 +113,7 @@ def analysis(*found: Analysis) -> "Figure":
             (own, "Risk", {"risk": ("training", "-"), "test_risk": ("test", "--")}, "risk R", True),
             (own, "Kernel drift", {"kernel_drift": ("", "-")}, r"$\|K_t-K_0\|\,/\,\|K_0\|$", False),
             (own, "Distance from the start", {"displacement": ("displacement", "-"), **_DISTANCES}, "distance", False),
-            (own, "Balance of energy", {"energy_residual": ("", "-")}, "|change - integral| / |change|", True),
+            (own, "Balance of energy", {"energy_residual": ("", "-")}, "residual / change of R", True),
             (pairs, "Distance of two runs", {"coupling_distance": ("coupling", "-"), **_DISTANCES}, "distance", False),
             (pairs, "Difference of F", {"prediction_difference": ("training", "-"),
                                         "test_prediction_difference": ("test", "--")}, "rms difference", False),
@@ -121,6 +121,9 @@ def analysis(*found: Analysis) -> "Figure":
         for axes, letter, curve in zip(panels, "abcdef", curves, strict=False):
             _over_time(axes, *curve)
             axes.set_title(f"({letter}) {curve[1]}")
+        panels[0].yaxis.set_minor_formatter(_plain_ticks())
+        panels[0].yaxis.set_major_formatter("{x:g}")
+        figure.suptitle("; ".join(each.label for _, each in pairs) or found[0].label)
         if len(found) > 1:
             from matplotlib.lines import Line2D
 
@@ -167,11 +170,18 @@ def _over_time(axes: "Axes", runs, title: str, styles: Mapping[str, tuple[str, s
                 change = np.abs(found.series["energy_change"])
                 values = np.abs(values) / np.where(change > 0.0, change, np.nan)
             there = np.isfinite(values) & (values > 0.0 if log else True)
-            few = there.sum() < 3
-            shown = {"color": color, "label": label if label and name not in named else None}
-            axes.plot(found.times[there], values[there], "o" if few else line, **shown)
+            # The solid line broad and pale, for W2 is often equal to the displacement, and a single time as a mark.
+            broad = line == "-" and ylabel == "distance"
+            marker = {"-": "o", "--": "x", ":": "_", "-.": "+"}[line] if there.sum() < 3 else None
+            axes.plot(
+                found.times[there], values[there], line, color=color, marker=marker, alpha=0.45 if broad else 1.0,
+                linewidth=2.6 if broad else 1.3, label=label if label and name not in named else None,
+            )  # fmt: skip
             named, drawn = named | {name}, drawn or bool(there.any())
     axes.set(xlabel="flow time t", ylabel=ylabel)
+    low, high = (pick(each.times[end] for _, each in runs) for pick, end in ((min, 0), (max, -1)))
+    if low < high:
+        axes.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
     if drawn:
         axes.set_yscale("log" if log else "linear")
         if not log:
