@@ -96,7 +96,8 @@ def analyse(
         (`transport.w2_bounds`; no more than the displacement, whose coupling is a plan), by slices above
     w2_floor and so on : the same distance between two random halves of the cloud of that time, N / 2 points each: what
         two samples of one law show. Of W2 that at N points is smaller, by about 2^(-1/D) for D >= 3
-    energy_change, energy_integral, energy_residual : `identities.energy_balance`, which is that of R = 2 E l
+    energy_change, energy_integral, energy_residual : `identities.energy_balance`, which is that of R = 2 E l. A file
+        knows of ridge, noise, momentum and batches, with which there is none; a Run in memory does not
 
     Parameters
     ----------
@@ -123,10 +124,7 @@ def analyse(
     velocity. Memory O(N D + n^2): a frame at a time.
     """
     kept = _look_at(run)
-    settings = _Settings(
-        _checks.count(frames, "frames", least=2), _checks.count(projections, "projections", least=2),
-        _checks.count(seed, "seed", least=0), max_bytes, _checks.number(max_flops, "max_flops", above=0.0), progress,
-    )  # fmt: skip
+    settings = _Settings(frames, projections, seed, progress, max_bytes, max_flops)
     if other is not None:
         _look_at(other)
     found = _Series(run.times[_evenly(len(run.times), settings.frames)])
@@ -155,11 +153,7 @@ def compare(
     Arguments and errors as for `analyse`; InputError also where the particles have different dimensions, or the runs
     no time in common.
     """
-    settings = _Settings(
-        _checks.count(frames, "frames", least=2), _checks.count(projections, "projections", least=2),
-        _checks.count(seed, "seed", least=0), None, 0.0, progress,
-    )  # fmt: skip
-    return _compare(_look_at(run), _look_at(other), settings)
+    return _compare(_look_at(run), _look_at(other), _Settings(frames, projections, seed, progress))
 
 
 @dataclass(frozen=True)
@@ -167,9 +161,14 @@ class _Settings:
     frames: int
     projections: int
     seed: int
-    max_bytes: float | None
-    max_flops: float
     progress: bool
+    max_bytes: float | None = None
+    max_flops: float = 1.0  # which distances do not ask for
+
+    def __post_init__(self):
+        for name, least in (("frames", 2), ("projections", 2), ("seed", 0)):
+            _checks.count(getattr(self, name), name, least=least)
+        _checks.number(self.max_flops, "max_flops", above=0.0)
 
 
 @dataclass
@@ -326,8 +325,11 @@ def _since_the_start(found, kept, settings):
     if why := _missing(kept):
         found.skip(("displacement", "w2", "kernel_drift"), why)
         return
-    if not kept.whole:
-        found.remarks["displacement, w2"] = f"of the {len(kept.masses)} particles that were kept"
+    remarks = [] if kept.whole else [f"of the {len(kept.masses)} particles that were kept"]
+    if kept.since:
+        remarks.append(f"since t = {kept.since:g}, the first frame")
+    if remarks:
+        found.remarks["displacement, w2, kernel_drift"] = ", ".join(remarks)
     distance, (formed, drift) = _distance(found, kept, kept, settings), _drift(found, kept, settings)
     for k, time in _walk(found, settings, "particles"):
         if (particles := kept.particles(time)) is None:

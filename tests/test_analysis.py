@@ -123,7 +123,7 @@ def test_balance_is_that_of_all_frames(on_file):
 
 
 def test_energy_balance_takes_a_file(on_file, folder):
-    """identities.energy_balance of a Trajectory is that of the run, 1e-14; of a slice of the particles it is refused."""
+    """identities.energy_balance of a Trajectory is that of the run, 1e-14; of a slice of them it is refused."""
     assert energy_balance(on_file).residual == pytest.approx(energy_balance(run()).residual, abs=1e-14)
     with pytest.raises(InputError, match="needed: all, keep='all'"):
         energy_balance(run(out=folder / "some.h5", keep=slice(0, 12)))
@@ -208,7 +208,18 @@ def test_a_slice_of_the_particles(folder, on_file):
         assert seen.series["displacement"] == pytest.approx(moved, rel=1e-12, abs=1e-14)
         assert seen.series["w2"][-1] == pytest.approx(w2(on_file.particles[-1][rows], START[rows]), rel=1e-12)
         assert seen.skipped.keys() == {"kernel_drift", "energy_residual"}
-        assert "12 particles" in seen.remarks["displacement, w2"]
+        assert "12 particles" in seen.remarks["displacement, w2, kernel_drift"]
+
+
+def test_a_run_whose_first_frame_is_not_the_start():
+    """In memory everything is since the first frame, and says so; there is no balance."""
+    whole = run()
+    late = replace(whole, times=TIMES[5:], particles=whole.particles[5:], predictions=whole.predictions[5:])
+    seen = analyse(late)
+    moved = np.sqrt(((whole.particles[5:] - whole.particles[5]) ** 2).sum(axis=2).mean(axis=1))
+    assert seen.series["displacement"] == pytest.approx(moved, rel=1e-12, abs=1e-14)
+    assert "since t = 1," in seen.remarks["displacement, w2, kernel_drift"]
+    assert "t = 1" in seen.skipped["energy_residual"]
 
 
 def test_a_slice_in_memory_with_masses_of_its_own():
@@ -373,6 +384,8 @@ def test_figures(on_file, found, folder):
     ("call", "message"),
     [
         (lambda t: analyse("run.h5"), "needed: a Run, of `simulate`, or a Trajectory, of `open`"),
+        (lambda t: analyse(replace(run(), times=np.empty(0))), "holds no frame; needed: one at least"),
+        (lambda t: compare(t, t, projections=1), "projections is 1; needed: a whole number of at least 2"),
         (lambda t: analyse(t, frames=1), "frames is 1; needed: a whole number of at least 2"),
         (lambda t: analyse(t, max_flops=0), "max_flops is 0; needed: a finite number above 0"),
         (lambda t: analyse(t, other=3), "run is 3; needed: a Run"),
@@ -402,7 +415,7 @@ def test_a_damaged_row_is_no_reason_but_an_error(folder):
 
 def command(*arguments):
     """What a command printed, in this process."""
-    done = CliRunner().invoke(app, [str(each) for each in arguments], catch_exceptions=False, standalone_mode=False)
+    done = CliRunner().invoke(app, [str(each) for each in arguments], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.stdout
 
