@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from . import (
     _machine,
     activations,
+    analysis,
     batches,
     datasets,
     diagnostics,
@@ -38,6 +39,7 @@ from . import (
     vocabulary,
 )
 from .activations import Activation
+from .analysis import Analysis, analyse
 from .engines import set_num_threads
 from .ensembles import Ensemble, ensemble
 from .initial import GaussianLaw
@@ -57,6 +59,7 @@ __version__ = _machine.version("meanfield")
 
 __all__ = [
     "Activation",
+    "Analysis",
     "Ensemble",
     "GaussianLaw",
     "Network",
@@ -67,6 +70,8 @@ __all__ = [
     "Scaling",
     "Trajectory",
     "activations",
+    "analyse",
+    "analysis",
     "batches",
     "datasets",
     "diagnostics",

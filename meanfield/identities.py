@@ -5,6 +5,7 @@ A run that follows the gradient flow has residuals of the size of its integrator
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.interpolate import CubicSpline
@@ -17,6 +18,9 @@ from .population import Population, PopulationField
 from .problems import Problem
 from .runs import Run
 from .transport import interpolate
+
+if TYPE_CHECKING:
+    from .trajectories import Trajectory
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +42,7 @@ class Balance:
         return self.change - self.integral
 
 
-def energy_balance(run: Run) -> Balance:
+def energy_balance(run: "Run | Trajectory") -> Balance:
     """Of R = 2 E l along a run, against what its particles dissipate.
 
         dR/dt = -2 alpha^2 sum_i m_i (|da_i/dt|^2 / xi_a + |dw_i/dt|^2 / xi_w)
@@ -55,21 +59,21 @@ def energy_balance(run: Run) -> Balance:
     InputError
         Where not all particles at four or more times were kept, or the first is not t = 0.
 
-    Cost: a prediction and a velocity for each recorded time.
+    Cost: a prediction and a velocity for each recorded time, one in memory.
     """
     field = _field(run)
-    scaling, states = run.network.scaling, [field.state(each) for each in run.particles]
+    scaling, (risks, rates) = run.network.scaling, np.empty((2, len(run.times)))
     # A layer of mobility 0 does not move, and dissipates nothing.
     inverse = [1.0 / xi if xi else 0.0 for xi in (scaling.mobility_a, scaling.mobility_w)]
-    rates = np.empty(len(states))
-    for j, state in enumerate(states):
+    for j, particles in enumerate(run.particles):
+        state = field.state(particles)
         squares = _velocity(field, state) ** 2
         rates[j] = run.masses @ (inverse[0] * squares[:, 0] + inverse[1] * squares[:, 1:].sum(axis=1))
-    risks = np.array([2.0 * field.loss(state, field.predict(state)) for state in states])
+        risks[j] = 2.0 * field.loss(state, field.predict(state))
     return Balance(run.times, risks - risks[0], _integrals(run.times, -2.0 * scaling.alpha**2 * rates))
 
 
-def weak_form(run: Run, test_function: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> Balance:
+def weak_form(run: "Run | Trajectory", test_function: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]) -> Balance:
     """Of int g dmu along a run, against the weak form of the distributional dynamics.
 
         d/dt int g dmu_t = int grad g . v[mu_t] dmu_t
@@ -162,7 +166,8 @@ def _shortfall(problem, share, first, second, between):
 
 def _field(run):
     """The flow that the run followed."""
-    wanted = (len(run.times), len(run.masses))
+    everything = getattr(run, "start_masses", run.masses)  # a run on file has the masses of the kept rows beside them
+    wanted = (len(run.times), len(everything))
     if run.particles.shape[:2] != wanted or len(run.times) < 4 or run.times[0] != 0.0:
         raise InputError(
             f"the run kept particles {run.particles.shape} of {wanted[1]} at {wanted[0]} times from t = "

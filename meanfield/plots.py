@@ -3,11 +3,13 @@
 from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from ._files import write_atomically
+from .analysis import Analysis
 from .errors import InputError
 from .runs import Run
 
@@ -16,6 +18,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MF, _NTK, _LIMIT = "#1f6f9c", "#c8561b", "black"
+_RUNS = (_MF, _NTK, "#3f8f4f", "#7a5195", "#8c6d31", "0.4")
+MOST_RUNS = len(_RUNS)  # in one figure of `analysis`
+_DISTANCES = {
+    "w2": (r"$W_2$", "--"), "w2_floor": ("floor of $W_2$", ":"), "w2_upper": (r"$W_2$, upper bound", "--"),
+    "w2_lower": (r"$W_2$, lower bound", "-."), "w2_upper_floor": ("floor of the upper", ":"),
+    "sliced_w2": (r"sliced $W_2$", "--"), "sliced_w2_floor": ("its floor", ":"),
+}  # fmt: skip
 _STYLE = {
     "font.size": 8, "axes.titlesize": 8.5, "axes.labelsize": 8, "legend.fontsize": 6.3, "xtick.labelsize": 7,
     "ytick.labelsize": 7, "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 1.3,
@@ -86,14 +95,57 @@ def limits(report: Mapping[str, Any], arrays: Mapping[str, Any]) -> "Figure":
     return figure
 
 
+def analysis(*found: Analysis) -> "Figure":
+    """What `analyse` found of one run or several: a panel for each thing that was looked at, runs in colours.
+
+    Risk, kernel drift, the law's and the particles' distances from their start, the balance of energy; and of two runs
+    their distance and that of their predictors. What was left out says why.
+
+    Raises InputError without a run, or with more than six.
+    """
+    if not 1 <= len(found) <= MOST_RUNS or not all(isinstance(each, Analysis) for each in found):
+        raise InputError(f"{len(found)} analyses to plot; needed: one to {MOST_RUNS}, each of `analyse`.")
+    pairs = [(color, each.between) for color, each in zip(_RUNS, found, strict=False) if each.between is not None]
+    own = list(zip(_RUNS, found, strict=False))
+    with _blank(7.6 if pairs else 5.2, 4.6) as figure:
+        panels = list(figure.subplots(2, 3 if pairs else 2).T.flat)  # column by column
+        curves = (
+            (own, "Risk", {"risk": ("training", "-"), "test_risk": ("test", "--")}, "risk R", True),
+            (own, "Kernel drift", {"kernel_drift": ("", "-")}, r"$\|K_t-K_0\|\,/\,\|K_0\|$", False),
+            (own, "Distance from the start", {"displacement": ("displacement", "-"), **_DISTANCES}, "distance", False),
+            (own, "Balance of energy", {"energy_residual": ("", "-")}, "residual / change of R", True),
+            (pairs, "Distance of two runs", {"coupling_distance": ("coupling", "-"), **_DISTANCES}, "distance", False),
+            (pairs, "Difference of F", {"prediction_difference": ("training", "-"),
+                                        "test_prediction_difference": ("test", "--")}, "rms difference", False),
+        )  # fmt: skip
+        for axes, letter, curve in zip(panels, "abcdef", curves, strict=False):
+            _over_time(axes, *curve)
+            axes.set_title(f"({letter}) {curve[1]}")
+        panels[0].yaxis.set_minor_formatter(_plain_ticks())
+        panels[0].yaxis.set_major_formatter("{x:g}")
+        figure.suptitle("; ".join(each.label for _, each in pairs) or found[0].label)
+        if len(found) > 1:
+            from matplotlib.lines import Line2D
+
+            lines = [Line2D([], [], color=color) for color, _ in own]
+            figure.legend(lines, [each.label for each in found], loc="outside lower center", ncols=3)
+    return figure
+
+
 def save(figure: "Figure", path: str | Path) -> None:
     """Write a figure atomically, in the format of the path's suffix; InputError for a suffix that is no format."""
-    path = Path(path)
-    formats = figure.canvas.get_supported_filetypes()
-    kind = path.suffix.removeprefix(".").lower()
+    kind = check_path(path)
+    write_atomically(Path(path), lambda temporary: figure.savefig(temporary, dpi=200, format=kind))
+
+
+def check_path(path: str | Path) -> str:
+    """The format that a figure's path names by its suffix; InputError for a suffix that is no format."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    formats, kind = FigureCanvasBase.get_supported_filetypes(), Path(path).suffix.removeprefix(".").lower()
     if kind not in formats:
         raise InputError(f"the figure's path is {str(path)!r}; needed: a suffix of {', '.join(sorted(formats))}.")
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=200, format=kind))
+    return kind
 
 
 @contextmanager
@@ -104,6 +156,43 @@ def _blank(width: float, height: float):
 
     with matplotlib.rc_context(cast(Any, _STYLE)):
         yield Figure(figsize=(width, height), layout="constrained")
+
+
+def _over_time(axes: "Axes", runs, title: str, styles: Mapping[str, tuple[str, str]], ylabel: str, log: bool) -> None:
+    """Series of some analyses against flow time; why they are missing where they are."""
+    named, drawn = set(), False
+    for color, found in runs:
+        for name, (label, line) in styles.items():
+            if name not in found.series:
+                continue
+            values = found.series[name]
+            if name == "energy_residual":
+                change = np.abs(found.series["energy_change"])
+                values = np.abs(values) / np.where(change > 0.0, change, np.nan)
+            there = np.isfinite(values) & (values > 0.0 if log else True)
+            # The solid line broad and pale, for W2 is often equal to the displacement, and a single time as a mark.
+            broad = line == "-" and ylabel == "distance"
+            marker = {"-": "o", "--": "x", ":": "_", "-.": "+"}[line] if there.sum() < 3 else None
+            axes.plot(
+                found.times[there], values[there], line, color=color, marker=marker, alpha=0.45 if broad else 1.0,
+                linewidth=2.6 if broad else 1.3, label=label if label and name not in named else None,
+            )  # fmt: skip
+            named, drawn = named | {name}, drawn or bool(there.any())
+    axes.set(xlabel="flow time t", ylabel=ylabel)
+    low, high = (pick(each.times[end] for _, each in runs) for pick, end in ((min, 0), (max, -1)))
+    if low < high:
+        axes.set_xlim(low - 0.03 * (high - low), high + 0.03 * (high - low))
+    if drawn:
+        axes.set_yscale("log" if log else "linear")
+        if not log:
+            axes.set_ylim(bottom=0.0)
+        if len([name for name in named if styles[name][0]]) > 1:
+            axes.legend(loc="best", handlelength=2.0)
+        return
+    reasons = [found.skipped[name] for _, found in runs for name in styles if name in found.skipped]
+    axes.set(xticks=[], yticks=[])
+    said = fill(f"left out: {reasons[0]}" if reasons else "nothing to show", 34)
+    axes.text(0.5, 0.5, said, transform=axes.transAxes, ha="center", va="center", fontsize=6.3)
 
 
 def _risk_curves(axes: "Axes", arrays: Mapping[str, Any]) -> None:

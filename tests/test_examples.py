@@ -2,9 +2,14 @@
 
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from meanfield.cli import app
+from meanfield.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -49,6 +54,47 @@ def test_the_page_of_dynamics_runs(capsys):
     assert printed[2].startswith("margin 1 ")
     distances = [float(line.split()[1]) for line in printed if line.startswith(("64 ", "128 "))]
     assert 3.5 < distances[0] / distances[1] < 4.5
+
+
+def blocks(page):
+    """(language, source) of every block of Python or shell on a page, in order."""
+    return re.findall(r"```(python|sh)\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+
+
+def shell(line):
+    """Run `meanfield ...`, its output perhaps into a file, in this process; what it printed."""
+    line, _, into = line.partition(" > ")
+    name, *arguments = shlex.split(line)
+    assert name == "meanfield"
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    if into:
+        Path(into).write_text(done.stdout)
+    return done.stdout
+
+
+def test_the_page_of_files_runs(tmp_path, monkeypatch, capsys):
+    """docs/files.md, block after block in one folder and namespace; that of xarray where xarray is installed."""
+    monkeypatch.chdir(tmp_path)
+    space, said = {}, {}
+    for language, source in blocks("files.md"):
+        if language == "sh":
+            said |= {line.split()[1]: shell(line) for line in source.splitlines()}
+        elif "to_xarray" not in source or importlib.util.find_spec("xarray"):
+            exec(compile(source, "files.md", "exec"), space)
+    assert "is whole: complete" in said["verify"] and "wrote analysis.png" in said["analyse"]
+    assert {"run.h5", "run.ckpt", "run.progress.jsonl", "config.toml"} <= {each.name for each in Path("one").iterdir()}
+    assert Path("analysis.png").read_bytes().startswith(b"\x89PNG") and Path("one-in-space.h5").is_file()
+    assert "25.0 (26, 200, 6) ['risk', 'test_risk']" in capsys.readouterr().out
+    series = space["found"].series
+    assert series.keys() >= {"risk", "test_risk", "kernel_drift", "displacement", "w2", "w2_floor", "energy_residual"}
+    assert space["found"].between.series.keys() >= {"w2", "coupling_distance", "prediction_difference"}
+
+
+def test_a_command_that_fails_on_a_page_is_caught(tmp_path):
+    """Planted: a file that is not there."""
+    with pytest.raises(InputError, match="nowhere"):
+        shell(f"meanfield verify {tmp_path / 'nowhere'}")
 
 
 @pytest.mark.parametrize("command", ["pip install . && meanfield limits", "pip install -e '.[test]' && pytest"])

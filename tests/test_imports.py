@@ -98,6 +98,7 @@ ORDER = (
     "config",
     "transport",
     "identities",
+    "analysis",
     "fit",
     "ensembles",
     "limits.mean_field",
@@ -130,6 +131,7 @@ ORDER = (
     "benchmarks",
     "cli.files",
     "cli.runs",
+    "cli.analyse",
     "cli",
     "__main__",
 )

@@ -18,7 +18,7 @@ from ..diagnostics import DIAGNOSTICS
 from ..errors import ConvergenceError, DeviceError, DivergenceError, InputError, StepLimitError
 from ..experiments import limits as job
 from ..trajectories import discard_parts, write_arrays
-from . import files, runs
+from . import analyse, files, runs
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,6 +35,7 @@ EXIT_BAD_INPUT, EXIT_FAILED, EXIT_FILES = 2, 70, 74
 app.command("run")(runs.run_command)
 app.command("resume")(runs.resume_command)
 app.command("watch")(runs.watch_command)
+app.command("analyse")(analyse.analyse_command)
 
 
 @app.callback(invoke_without_command=True)

@@ -331,12 +331,15 @@ class Trajectory:
     def network(self) -> Network:
         return self._made(plain.network, self.settings, self._given[0])
 
+    @property
+    def data(self) -> dict[str, np.ndarray]:
+        """The problem's arrays by name, which need no loss: inputs, targets, weights, test_inputs, test_targets, ..."""
+        start, fixed = "/meanfield/problem/", self.contents.fixed
+        return {path.removeprefix(start): value for path, value in fixed.items() if path.startswith(start)}
+
     @cached_property
     def problem(self) -> Problem | Population:
-        start = "/meanfield/problem/"
-        arrays = {path.removeprefix(start): value for path, value in self.contents.fixed.items()
-                  if path.startswith(start)}  # fmt: skip
-        return self._made(plain.problem, self.settings, arrays, self._given[1])
+        return self._made(plain.problem, self.settings, self.data, self._given[1])
 
     def _made(self, make, *given):
         try:
