@@ -162,7 +162,7 @@ def test_the_output_layer_is_a_frozen_flow():
 def test_what_is_not_separable_is_said():
     """Two labels at one input: no training separates them."""
     inputs = np.zeros((2, 2))
-    problem = mf.Problem(inputs, [1.0, -1.0], loss="logistic", test_inputs=inputs, test_targets=[1.0, -1.0])
+    problem = mf.Problem(inputs, np.array([1.0, -1.0]), loss="logistic")
     with pytest.raises(StepLimitError, match="not below"):
         training.separated(problem, initial.gaussian(8, 3, 0), False)
 
@@ -178,8 +178,9 @@ def first_step(width, dt, size):
 
 
 def test_the_noise_of_one_step():
-    """The squared spread of 400 streams is the kernel's to 25 %: a variance of one mode has sqrt(2 / 400) = 7 %; twice the
-    data of a step has half of it.
+    """The squared spread of 400 streams is the kernel's to 25 %: that of one mode is known to sqrt(2 / 400) = 7 %.
+
+    Twice the data of a step has half of it.
     """
     wanted = first_step(32, 1e-3, 4)
     found = training.spread(32, 1e-3, 1e-3, 0, streams=400) ** 2

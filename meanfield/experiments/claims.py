@@ -435,7 +435,7 @@ _CLAIMS = (
     Claim("F44", "teacher-student: the test loss is U-shaped in the scale of the start, worst where training is lazy",
           "COB19, 3.1", training.scale_of_start,
           "lazy training is worst, but nothing rises towards small scales: trained to a hundredth of the loss, the "
-          "smallest scale is the best (d = 50, n = 500 for their 100, 1000)"),
+          "smallest scale is the best; d = 50 at most for their 100, n = 10 d"),
     Claim("F45", "training both layers beats the output layer alone, the more the more noise coordinates",
           "Chizat 20, 5", training.both_layers, "too few seeds where both errors are near 0"),
     Claim("F46", "SGD of step N^(beta - 1): chaos propagates, noise ~ N^((beta - 1)/2)", "De Bortoli",
