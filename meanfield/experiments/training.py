@@ -127,9 +127,10 @@ def f1_margin(particles: np.ndarray, problem: Problem) -> float:
 def both_layers(quick: bool) -> list[Finding]:
     """F45: test error of the output layer alone less that of both layers, and F1-margins, in d = 4, 14 and 24.
 
-    n = 256 and the ends and the middle of d as theirs, N = 500 for their 1000 (256 if quick); N(0, 1) start; each seed has labels of its own.
+    n = 256 and the range of d as theirs, N = 500 for their 1000 (256 if quick); N(0, 1) start; each seed has labels of
+    its own.
     """
-    (width, seeds), dims = (256, 4) if quick else (500, 8), (4, 14, 24)
+    (width, seeds), dims = (256, 4) if quick else (500, 6), (4, 14, 24)
     errors, margins = np.empty((2, seeds, len(dims), 2))
     for seed, place, both in np.ndindex(errors.shape):
         problem = clusters(dims[place], 256, 4000, seed)
