@@ -91,6 +91,7 @@ ORDER = (
     "experiments.kernel_claims",
     "experiments.regimes",
     "experiments.gaussians",
+    "experiments.training",
     "experiments.claims",
     "experiments",
     "plots",
