@@ -338,7 +338,7 @@ def _integrate(moving: DataField, start, times, schedule, record, keep, progress
             except StepLimitReached:
                 raise StepLimitError(
                     f"{schedule.max_steps} steps were spent before t = {target:g} ({schedule.accepted} accepted, "
-                    f"{schedule.rejected} rejected); raise max_steps{schedule.advice}."
+                    f"{schedule.rejected} rejected); {_step_advice(moving.problem, schedule)}."
                 ) from None
             now = now if stopped_by else float(target)
             reached.append(now)
@@ -374,6 +374,13 @@ def _integrate(moving: DataField, start, times, schedule, record, keep, progress
         evaluations,
         clock.perf_counter() - began,
     )
+
+
+def _step_advice(problem, schedule):
+    """What to do about a spent budget: where the pull jumps, no step that an error estimate chooses is small enough."""
+    if isinstance(problem, Problem) and not problem.loss.smooth and not isinstance(schedule, FixedSteps):
+        return f"the pull of the loss {problem.loss.name!r} jumps: use losses.soft_hinge, or scheme='euler' with dt"
+    return f"raise max_steps{schedule.advice}"
 
 
 def _snapshot(moving, state, time):
