@@ -37,8 +37,9 @@ def test_readme_python_runs(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.strip()
 
 
-def test_the_page_of_dynamics_runs(capsys):
+def test_the_page_of_dynamics_runs(tmp_path, monkeypatch, capsys):
     """docs/dynamics.md, block after block in one namespace, and what it says its numbers do."""
+    monkeypatch.chdir(tmp_path)  # it writes files
     space = {}
     for source in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "dynamics.md").read_text(), re.DOTALL):
         exec(compile(source, "dynamics.md", "exec"), space)
@@ -49,6 +50,8 @@ def test_the_page_of_dynamics_runs(capsys):
     assert printed[2].startswith("margin 1 ")
     distances = [float(line.split()[1]) for line in printed if line.startswith(("64 ", "128 "))]
     assert 3.5 < distances[0] / distances[1] < 4.5
+    (difference,) = (float(line.split()[-1]) for line in printed if line.startswith("from file"))
+    assert difference < 1e-12
 
 
 @pytest.mark.parametrize("command", ["pip install . && meanfield limits", "pip install -e '.[test]' && pytest"])
