@@ -123,8 +123,8 @@ def variance(ensemble: Ensemble) -> Estimate:
 
         Var F = 1/(S - 1) sum_s mean_k (F_s(x_k) - mean F(x_k))^2
 
-    Geiger et al. (arXiv 1906.08034), eq. 16, with S - 1 for S. Its interval, of log Var F, is wide for few seeds: at 3 a
-    factor of several each way. Raises InputError for fewer than three seeds, or without a test set.
+    Geiger et al. (arXiv 1906.08034), eq. 16, with S - 1 for S. Its interval, of log Var F, is wide for few seeds: at 3
+    a factor of several each way. Raises InputError for fewer than three seeds, or without a test set.
     """
     shares = variance_shares(_tests(ensemble, 3, "the interval of a variance"))
     seeds, value = len(shares), shares.mean(axis=0)

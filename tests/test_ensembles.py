@@ -125,7 +125,7 @@ def test_few_seeds_refuse():
     """One seed has no variance, two no interval of anything; without a test set nothing."""
     one, two = small(1), small(2)
     for each in (ensembles.variance, ensembles.error):
-        with pytest.raises(InputError, match="the interval of an? .* of an ensemble of 2 seeds; needed: 3 or more"):
+        with pytest.raises(InputError, match=r"the interval of an? .* of an ensemble of 2 seeds; needed: 3 or more"):
             each(two)
     with pytest.raises(InputError, match="a variance over seeds of 1 seed; needed: two or more"):
         variance_shares(one.test_predictions)
