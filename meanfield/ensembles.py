@@ -311,6 +311,11 @@ def _seeds(seeds):
 
 
 def _iid(n_particles, width):
+    if np.ndim(n_particles):
+        raise InputError(
+            f"start is an array {np.shape(n_particles)}, the same for each seed; needed: a number of particles, or a "
+            "function from a seed to particles, such as lambda seed: initial.gaussian(N, dim, seed)."
+        )
     n_particles = _checks.count(n_particles, "start")
     return lambda seed: initial.gaussian(n_particles, width, seed)
 

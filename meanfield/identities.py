@@ -84,7 +84,7 @@ def weak_form(run: Run, test_function: Callable[[np.ndarray], tuple[np.ndarray, 
     field = _field(run)
     means, rates = np.empty((2, len(run.times)))
     for j, particles in enumerate(run.particles):
-        values, gradients = test_function(particles)
+        values, gradients = _with_gradient(test_function, particles)
         if np.shape(values) != (len(particles),) or np.shape(gradients) != particles.shape:
             raise InputError(
                 f"test_function gave shapes {np.shape(values)} and {np.shape(gradients)} for particles "
@@ -93,6 +93,15 @@ def weak_form(run: Run, test_function: Callable[[np.ndarray], tuple[np.ndarray, 
         means[j] = run.masses @ values
         rates[j] = run.masses @ (gradients * _velocity(field, field.state(particles))).sum(axis=1)
     return Balance(run.times, means - means[0], _integrals(run.times, rates))
+
+
+def _with_gradient(test_function, particles):
+    """What a test function gives, if that is a pair."""
+    given = test_function(particles)
+    if not isinstance(given, tuple | list) or len(given) != 2:
+        what = "an array" if isinstance(given, np.ndarray) else repr(given)
+        raise InputError(f"test_function gave {what}; needed: a pair, g (N,) and its gradient (N, 1 + d).")
+    return given
 
 
 def mixture_gap(

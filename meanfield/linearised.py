@@ -182,7 +182,13 @@ def _kind(kind) -> Kind:
 
 def _checks_weights(network, weights, dim):
     """Refuse weights that are not those of units which see these inputs."""
-    network.particles(np.column_stack([np.ones(len(weights)), weights]), dim)
+    needed = network.seen(dim)
+    if weights.shape[1] != needed:
+        hint = " Of particles (a, w): particles[:, 1:]." if weights.shape[1] == needed + 1 else " See linearised.units."
+        raise InputError(
+            f"weights have {weights.shape[1]} columns, but inputs of dimension {dim}"
+            f"{' and a bias' if network.bias else ''} need {needed}, the w of each unit without its a.{hint}"
+        )
 
 
 def _columns(problem, targets, test_targets):

@@ -62,6 +62,8 @@ def kernel(
 
     Cost: 4 N n n' flops in matrix products, over blocks of particles: memory about 40 n n' bytes and 64 MiB.
     """
+    if isinstance(particles, GaussianLaw):
+        raise InputError(f"particles is {particles!r}; needed: an array (N, 1 + d), or tangent.infinite for a law.")
     inputs, other, particles = _points(network, inputs, other, particles=particles)
     mobility_a, mobility_w = _mobilities(network.scaling, layer)
     masses = _checks.masses(masses, len(particles), "masses")
@@ -125,6 +127,8 @@ def infinite(
     Cost: O(n n' d) in closed form; a few hundred to some thousand n n' for the series. Memory about 80 n n' bytes,
     and for the series at least 130 kB for each input.
     """
+    if np.ndim(law):
+        raise InputError(f"law is an array {np.shape(law)}; needed: a GaussianLaw, or tangent.kernel for particles.")
     _checks.instance(law, GaussianLaw, "law", "a GaussianLaw, e.g. GaussianLaw(dim)")
     inputs, other, _ = _points(network, inputs, other, law=law)
     mobilities = _mobilities(network.scaling, layer)

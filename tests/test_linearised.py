@@ -144,7 +144,7 @@ PROBLEM, NETWORK, WEIGHTS = given(), mf.Network("tanh"), np.ones((2, 3))
         (lambda: linearised.fit(3, NETWORK, WEIGHTS, PROBLEM), "kind is 3; needed: one of rf, nt"),
         (lambda: linearised.fit("rf", "tanh", WEIGHTS, PROBLEM), "network is 'tanh'; needed: a Network"),
         (lambda: linearised.fit("rf", NETWORK, WEIGHTS, None), "problem is None; needed: a Problem"),
-        (lambda: linearised.fit("rf", NETWORK, WEIGHTS[:, :2], PROBLEM), "particles have 3 columns, but inputs of dim"),
+        (lambda: linearised.fit("rf", NETWORK, WEIGHTS[:, :2], PROBLEM), "weights have 2 columns, but inputs of dim"),
         (lambda: linearised.fit("rf", NETWORK, WEIGHTS, PROBLEM, -1.0), "ridge is -1.0; needed: a finite number of at"),
         (
             lambda: linearised.fit("rf", NETWORK, WEIGHTS, PROBLEM, targets=np.ones((3, 2))),

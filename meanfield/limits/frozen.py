@@ -138,8 +138,11 @@ def frozen(
         )
     is_square = problem.loss == LOSSES["squared"]
     if method == "krylov" and (not is_square or kernel is not None or test_kernel is not None):
-        given = "a kernel that is formed" if is_square else f"the loss {problem.loss.name!r}"
-        raise InputError(f"method 'krylov' with {given}; needed: the loss 'squared' and no kernel. Use 'dense'.")
+        given = "a kernel" if is_square else f"the loss {problem.loss.name!r}"
+        raise InputError(
+            f"method 'krylov' with {given}; needed: the loss 'squared' and no kernel, for its own products with the "
+            "kernel of `at` are all that it uses. Give at=..., or a kernel as an array with method='dense'."
+        )
     if at is None and len(problem.test_inputs) and (kernel is None) != (test_kernel is None):
         given, missing = ("kernel", "test_kernel") if test_kernel is None else ("test_kernel", "kernel")
         raise InputError(
