@@ -138,20 +138,30 @@ def _pair(values, what):
     return low, high
 
 
-def verdict(interval: tuple[float, float], theory: float | Sequence[float]) -> str:
+def verdict(
+    interval: tuple[float, float],
+    theory: float | Sequence[float],
+    *,
+    allowance: float = ALLOWANCE,
+    widest: float = WIDEST,
+) -> str:
     """ "agrees", "differs" or "cannot tell".
 
-    An interval wider than `WIDEST`, or not of two numbers in order, cannot tell, whatever it contains. Otherwise
+    An interval wider than `widest`, or not of two numbers in order, cannot tell, whatever it contains. Otherwise
     theory agrees if it is
 
-    - an exponent within the interval widened by `ALLOWANCE` on both sides, or
-    - a range (low, high) that holds the whole interval ("towards -1").
+    - an exponent within the interval widened by `allowance` on both sides, or
+    - a range (low, high) that holds the whole interval ("towards -1"); an interval that crosses an end of the range
+      cannot tell, and only one that lies outside of it differs.
 
     Raises InputError where the interval, or a theory that is no number, is not two numbers.
     """
     low, high = _pair(interval, "interval")
     if not isinstance(theory, int | float):
         theory = _pair(theory, "theory")
-    if not 0.0 <= high - low <= WIDEST:
+    if not 0.0 <= high - low <= widest:
         return "cannot tell"
-    return "agrees" if contains(interval, theory, ALLOWANCE) else "differs"
+    if contains((low, high), theory, allowance):
+        return "agrees"
+    crosses = not isinstance(theory, int | float) and low <= theory[1] and high >= theory[0]
+    return "cannot tell" if crosses else "differs"

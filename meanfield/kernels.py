@@ -238,8 +238,8 @@ def complexity(kernel: np.ndarray, targets: np.ndarray) -> float:
         fitted = regression(kernel, targets)
     except KernelError as singular:
         raise KernelError(
-            f"the kernel has rank {singular.rank} of {len(targets)}, condition number {singular.condition:.1e}, so "
-            "that it has no inverse and no complexity; needed: inputs that differ, and a kernel of full rank.",
+            f"the kernel is singular or indefinite, of rank {singular.rank} of {len(targets)} and condition number "
+            f"{singular.condition:.1e}: it has no complexity; needed: inputs that differ, and a kernel of full rank.",
             rank=singular.rank,
             condition=singular.condition,
         ) from None

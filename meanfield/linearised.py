@@ -73,7 +73,9 @@ class Linearised:
 
     def __call__(self, inputs: ArrayLike) -> np.ndarray:
         points = _checks.array(inputs, "inputs", 2, "an array (m, d)")
-        _checks_weights(self.network, self.weights, points.shape[1])
+        if self.network.seen(points.shape[1]) != self.weights.shape[1]:
+            dim = self.weights.shape[1] - bool(self.network.bias)
+            raise InputError(f"inputs have {points.shape[1]} columns; needed: {dim}, as the model was fitted to.")
         return _apply(self.kind, self.network, self.weights, self.network.inputs(points), self.coefficients)
 
     def __repr__(self) -> str:

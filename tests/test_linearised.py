@@ -154,7 +154,7 @@ PROBLEM, NETWORK, WEIGHTS = given(), mf.Network("tanh"), np.ones((2, 3))
             lambda: linearised.fit("nt", NETWORK, np.ones((60, 3)), PROBLEM, max_bytes=1e4),
             r"a fit of 180 parameters to 40 inputs, by a matrix 40 x 40, needs .* \(Gram matrix 37.5 KiB, features",
         ),
-        (lambda: linearised.fit("rf", NETWORK, WEIGHTS, PROBLEM)(np.ones((2, 2))), "particles have 4 columns"),
+        (lambda: linearised.fit("rf", NETWORK, WEIGHTS, PROBLEM)(np.ones((2, 2))), "inputs have 2 columns; needed: 3"),
         (lambda: activations.biased_relu(np.inf), "threshold is inf; needed: a finite number"),
         (lambda: experiments.quadratic([]), "no seeds; needed: one or more"),
     ],
