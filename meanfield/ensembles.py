@@ -155,6 +155,36 @@ def average_error(ensemble: Ensemble) -> Estimate:
     return Estimate(value, np.array([value - half, value + half]))
 
 
+def misclassified(ensemble: Ensemble) -> Estimate:
+    """Share of test labels, +-1, that a network gets wrong at each time, mean over seeds.
+
+        mean_k 1[y_k F_s(x_k) <= 0]
+
+    Its interval is Student's over seeds, cut to [0, 1]. Raises InputError for fewer than three seeds, without a test set,
+    or for targets that are no labels.
+    """
+    shares = _wrong(ensemble, _tests(ensemble, 3, "the interval of a share"))
+    value, half = shares.mean(axis=0), _half_width(shares)
+    return Estimate(value, np.clip([value - half, value + half], 0.0, 1.0))
+
+
+def average_misclassified(ensemble: Ensemble) -> np.ndarray:
+    """Share of test labels, +-1, that the average of these S networks gets wrong at each time: (T,).
+
+    Of the S networks and not of infinitely many, which `average_error` is of: a share is no polynomial in the predictor,
+    so that no unbiased estimate is to be had. Raises InputError as `misclassified`, but for one seed too.
+    """
+    _tests(ensemble, 1, "a share")
+    return _wrong(ensemble, average(ensemble))
+
+
+def _wrong(ensemble, predictions):
+    targets = ensemble.problem.test_targets
+    if not np.isin(targets, (-1.0, 1.0)).all():
+        raise InputError("test targets are no labels; needed: +1 or -1 each, or `error` for other targets.")
+    return np.mean(predictions * targets <= 0.0, axis=-1)
+
+
 def average(ensemble: Ensemble) -> np.ndarray:
     """The ensemble-averaged predictor at the test inputs, (T, m)."""
     return ensemble.test_predictions.mean(axis=0)

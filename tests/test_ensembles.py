@@ -174,6 +174,26 @@ def test_intervals_cover(spectrum, seeds):
         assert np.mean((low <= truth) & (truth <= high)) < 0.9
 
 
+def test_shares_of_wrong_labels():
+    """F = 0.3 y + N(0, 1): a network is wrong in Phi(-0.3) of labels, the average of S = 9 in Phi(-0.9); five standard
+    errors of 20,000 labels. Squares say something else; targets that are no labels are refused.
+    """
+    rng = np.random.default_rng(4)
+    labels = np.where(rng.random(20_000) < 0.5, 1.0, -1.0)
+    task = replace(PROBLEM, test_inputs=np.zeros((20_000, 3)), test_targets=labels)
+    outputs = 0.3 * labels + rng.standard_normal((9, 1, 20_000))
+    found = replace(small(3), problem=task, test_predictions=outputs)
+    single, pooled = norm.cdf(-0.3), norm.cdf(-0.9)
+    value, interval = ensembles.misclassified(found)
+    assert abs(value[0] - single) < 5 * np.sqrt(single * (1 - single) / 180_000)
+    assert interval[0, 0] < single < interval[1, 0] < interval[0, 0] + 0.02
+    assert abs(ensembles.average_misclassified(found)[0] - pooled) < 5 * np.sqrt(pooled * (1 - pooled) / 20_000)
+    assert abs(single - pooled) > 0.1
+    for each in (ensembles.misclassified, ensembles.average_misclassified):
+        with pytest.raises(InputError, match="test targets are no labels"):
+            each(small(3))
+
+
 def test_intervals_of_nothing():
     """All outputs equal: 0 to 0. Two of three equal: without the third there is no variance, so 0 to infinity."""
     found = replace(small(3), test_predictions=np.zeros((3, 1, 7)))

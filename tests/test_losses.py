@@ -148,3 +148,13 @@ def test_a_problem_says_which_losses_there_are():
     with pytest.raises(InputError, match=r"unknown loss 'hindge'\. Did you mean 'hinge'"):
         mf.Problem(np.ones((2, 1)), np.ones(2), loss="hindge")
     assert mf.Problem(np.ones((2, 1)), np.ones(2), loss="hinge").loss is LOSSES["hinge"]
+
+
+def test_a_run_on_labels_says_its_loss():
+    """The loss by its name, E l at the end, and no risk; a run on values says its risk."""
+    given, start = np.random.default_rng(3).standard_normal((12, 2)), mf.initial.gaussian(10, 2, seed=4)
+    run = mf.simulate(mf.Network("tanh"), mf.Problem(given, np.sign(given[:, 0]), loss="logistic"), start, [1.0])
+    final = np.mean(np.log1p(np.exp(-run.predictions[-1] * run.problem.targets)))
+    assert f"final logistic loss {final:.4g}, " in repr(run) and "risk" not in repr(run)
+    run = mf.simulate(mf.Network("tanh"), mf.Problem(given, given[:, 0]), start, [1.0])
+    assert f"final risk {np.mean(run.residuals[-1] ** 2):.4g}, " in repr(run)

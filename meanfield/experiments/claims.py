@@ -24,10 +24,12 @@ from .findings import Finding, worst
 
 OUT_OF_SCOPE, NOT_MEASURED = "out of scope", "not measured"
 
-_WORDS = """Letters are those of [notation](notation.md); Geiger et al. write h for the width N and alpha_G for the factor
-of their network, so that alpha = sqrt(h) alpha_G. dK(N) is the relative change of the tangent kernel along training at
-width N, |K_end - K_0| / |K_0|; alpha* is the alpha where it is 1, between the feature and the lazy regime. t_1 and t_half
-are the times when half of the risk is gone. RF are random features, NT neural tangents, NN the network."""
+_WORDS = """\
+Letters are those of [notation](notation.md); Geiger et al. write h for the width N and alpha_G for the
+factor of their network, so that alpha = sqrt(h) alpha_G. dK(N) is the relative change of the tangent
+kernel along training at width N, |K_end - K_0| / |K_0|; alpha* is the alpha where it is 1, between the
+feature and the lazy regime. t_1 and t_half are the times when half of the risk is gone. RF are random
+features, NT neural tangents, NN the network."""
 
 # Where a claim's source begins with the name; "all" and "own" are every source, and none.
 SOURCES = {
