@@ -160,8 +160,8 @@ def misclassified(ensemble: Ensemble) -> Estimate:
 
         mean_k 1[y_k F_s(x_k) <= 0]
 
-    Its interval is Student's over seeds, cut to [0, 1]. Raises InputError for fewer than three seeds, without a test set,
-    or for targets that are no labels.
+    Its interval is Student's over seeds, cut to [0, 1]; of no width where all seeds have one share. Raises InputError
+    for fewer than three seeds, without a test set, or for targets that are no labels.
     """
     shares = _wrong(ensemble, _tests(ensemble, 3, "the interval of a share"))
     value, half = shares.mean(axis=0), _half_width(shares)
@@ -171,8 +171,8 @@ def misclassified(ensemble: Ensemble) -> Estimate:
 def average_misclassified(ensemble: Ensemble) -> np.ndarray:
     """Share of test labels, +-1, that the average of these S networks gets wrong at each time: (T,).
 
-    Of the S networks and not of infinitely many, which `average_error` is of: a share is no polynomial in the predictor,
-    so that no unbiased estimate is to be had. Raises InputError as `misclassified`, but for one seed too.
+    Of the S networks and not of infinitely many, which `average_error` is of: a share is no polynomial in the
+    predictor, so that no unbiased estimate is to be had. Errors as of `misclassified`, but one seed will do.
     """
     _tests(ensemble, 1, "a share")
     return _wrong(ensemble, average(ensemble))

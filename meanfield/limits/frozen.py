@@ -112,6 +112,12 @@ def frozen(
         Most memory for this; default 80 % of what is free.
     engine : what computes F_0 and the kernels of the particles
 
+    Returns
+    -------
+    FrozenLimit
+        Predictions at training and test inputs at each time, impulses, the kernel and its rates
+        (`meanfield.limits.FrozenLimit`).
+
     Raises
     ------
     InputError

@@ -86,6 +86,11 @@ def ntk(
         Most memory for this; default 80 % of what is free.
     engine : what computes F_0 and the kernels of the particles
 
+    Returns
+    -------
+    NTKLimit
+        Residuals at training and test inputs at each time, the kernel and its rates (`meanfield.limits.NTKLimit`).
+
     Raises
     ------
     InputError
