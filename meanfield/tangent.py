@@ -127,8 +127,8 @@ def infinite(
     Cost: O(n n' d) in closed form; a few hundred to some thousand n n' for the series. Memory about 80 n n' bytes,
     and for the series at least 130 kB for each input.
     """
-    if np.ndim(law):
-        raise InputError(f"law is an array {np.shape(law)}; needed: a GaussianLaw, or tangent.kernel for particles.")
+    if isinstance(law, np.ndarray):
+        raise InputError(f"law is an array {law.shape}; needed: a GaussianLaw, or tangent.kernel for particles.")
     _checks.instance(law, GaussianLaw, "law", "a GaussianLaw, e.g. GaussianLaw(dim)")
     inputs, other, _ = _points(network, inputs, other, law=law)
     mobilities = _mobilities(network.scaling, layer)
