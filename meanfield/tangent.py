@@ -339,7 +339,9 @@ def _hermite_means(activation, tolerance=1e-9, most_terms=8192):
         rho = np.clip(np.divide(c, size, out=np.zeros_like(c), where=size > 0), -1.0, 1.0)
         distinct, back = np.unique(np.concatenate([p, q]), return_inverse=True)
         of_p, of_q = np.split(back, [len(p)])
-        for series, lost in _hermite_coefficients(activation, distinct):
+        longer = _hermite_coefficients(activation, distinct)
+        while True:
+            series, lost = next(longer)
             series_p, series_q, lost_p, lost_q = series[:, of_p], series[:, of_q], lost[:, of_p], lost[:, of_q]
             terms = series.shape[2]
             # Cauchy-Schwarz on what the series leave out, relative to the largest mean; all means may vanish.
