@@ -233,7 +233,16 @@ def complexity(kernel: np.ndarray, targets: np.ndarray) -> float:
     Arora, Du, Hu, Li & Wang (arXiv 1901.08584), Theorem 5.1, with K the Gram matrix of the inner layer. Raises
     KernelError where K is singular: the targets may be out of its reach.
     """
-    fitted = regression(kernel, _targets(targets, len(_square(kernel)), columns=False))
+    targets = _targets(targets, len(_square(kernel)), columns=False)
+    try:
+        fitted = regression(kernel, targets)
+    except KernelError as singular:
+        raise KernelError(
+            f"the kernel is singular or indefinite, of rank {singular.rank} of {len(targets)} and condition number "
+            f"{singular.condition:.1e}: it has no complexity; needed: inputs that differ, and a kernel of full rank.",
+            rank=singular.rank,
+            condition=singular.condition,
+        ) from None
     return float(np.sqrt(2.0 * np.mean(targets * fitted.coefficients)))
 
 

@@ -64,12 +64,17 @@ class Run:
         return float(np.abs(self.residuals - (self.problem.targets - self.predictions)).max())
 
     def __repr__(self) -> str:
-        risk = self.problem.weights @ (self.problem.targets - self.predictions[-1]) ** 2
+        if isinstance(self.problem, Problem) and self.problem.loss.labels:
+            last = self.problem.loss.value(self.predictions[-1], self.problem.targets)
+            what, number = f"{self.problem.loss.name} loss", self.problem.weights @ last
+        else:
+            what = "risk at the probes" if isinstance(self.problem, Population) else "risk"
+            number = self.problem.weights @ (self.problem.targets - self.predictions[-1]) ** 2
         return (
             f"Run({self.problem.name!r}, {self.network.activation.name}, N={len(self.masses)}, "
             f"alpha={self.network.scaling.alpha:g}, t=0..{self.times[-1]:g}, {self.scheme}: {self.steps} steps on "
             f"{self.engine} ({self.dtype}), {'' if self.stopped_by == 'time' else f'stopped by {self.stopped_by}, '}"
-            f"final risk {'at the probes ' if isinstance(self.problem, Population) else ''}{risk:.4g}, "
+            f"final {what} {number:.4g}, "
             f"{self.seconds:.2f} s)"
         )
 
@@ -338,7 +343,7 @@ def _integrate(moving: DataField, start, times, schedule, record, keep, progress
             except StepLimitReached:
                 raise StepLimitError(
                     f"{schedule.max_steps} steps were spent before t = {target:g} ({schedule.accepted} accepted, "
-                    f"{schedule.rejected} rejected); raise max_steps{schedule.advice}."
+                    f"{schedule.rejected} rejected); {_step_advice(moving.problem, schedule)}."
                 ) from None
             now = now if stopped_by else float(target)
             reached.append(now)
@@ -374,6 +379,13 @@ def _integrate(moving: DataField, start, times, schedule, record, keep, progress
         evaluations,
         clock.perf_counter() - began,
     )
+
+
+def _step_advice(problem, schedule):
+    """What to do about a spent budget: where the pull jumps, no step that an error estimate chooses is small enough."""
+    if isinstance(problem, Problem) and not problem.loss.smooth and not isinstance(schedule, FixedSteps):
+        return f"the pull of the loss {problem.loss.name!r} jumps: use losses.soft_hinge, or scheme='euler' with dt"
+    return f"raise max_steps{schedule.advice}"
 
 
 def _snapshot(moving, state, time):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +20,17 @@ CHEAP = ("F01", "F02", "F03", "F04", "F05", "F24", "F25", "F26", "F31", "F35", "
 def test_the_table_has_every_claim_of_the_list():
     assert list(CLAIMS) == [f"F{k:02d}" for k in range(1, 51)]
     assert all(each.measure or each.why for each in CLAIMS.values()), "a row without a measure says why"
+
+
+def test_every_source_is_listed():
+    """A claim's sources begin with names of `SOURCES`, and each of these is used; docs/claims.md has them all."""
+    named = {part.strip() for each in CLAIMS.values() for part in re.split(r",(?! fig|.*\))", each.source)}
+    named = {each for each in named if not re.fullmatch(r"[\d.]+|all|own", each)}
+    known = {each: [name for name in claims.SOURCES if each.startswith(name)] for each in named}
+    assert all(known.values()), known
+    assert {name for found in known.values() for name in found} == set(claims.SOURCES)
+    page = (Path(__file__).resolve().parent.parent / "docs" / "claims.md").read_text()
+    assert claims.sources() in page and claims._WORDS in page
 
 
 @pytest.mark.parametrize(
@@ -99,8 +111,15 @@ def test_the_lazy_law_differs_as_measured():
 def test_the_command(tmp_path):
     out = tmp_path / "claims.md"
     done = CliRunner().invoke(app, ["claims", "--only", "f50,F38", "--quick", "--out", str(out)])
-    assert done.exit_code == 0 and "| F50 |" in done.stdout and "| F38 |" in done.stdout
+    assert done.exit_code == 0 and "|" not in done.stdout
+    heading, first, second, third = done.stdout.strip().splitlines()[:4]
+    assert heading.split() == ["claim", "verdict", "s", "measured", "[95", "%]"]
+    assert first.startswith("F50    agrees") and second.startswith(" ") and third.startswith("F38    out of scope")
+    column = heading.index("measured")
+    assert {each[column - 2 : column] for each in (first, second)} == {"  "}
     page = out.read_text()
+    assert "| F50 |" in page and "| F38 |" in page and "alpha* is the alpha" in page
+    assert page.count("arXiv") >= 13 and "- **COB19**: Chizat, Oyallon" in page
     assert "meanfield claims --quick" in page and re.search(r"1 agrees, 1 out of scope|1 out of scope, 1 agrees", page)
     printed = json.loads(CliRunner().invoke(app, ["claims", "--only", "F38", "--json"]).stdout)
     assert printed["claims"][0]["verdict"] == "out of scope"

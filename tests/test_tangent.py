@@ -277,6 +277,24 @@ def test_hermite_series_equals_closed_form(name):
             assert np.abs(found - closed).max() < 1e-9 * np.abs(closed).max()
 
 
+def test_a_series_goes_on_where_it_stopped():
+    """The activation is evaluated once, however many terms it takes and whatever the other inputs: 1,024 for tanh at
+    |x| = 3.3, in 128, 256, ... of which each goes on from the one before, with the same coefficients.
+    """
+    calls = []
+
+    def counted(z):
+        calls.append(z.shape)
+        return ACTIVATIONS["tanh"].formula(z)
+
+    x = 3.3 * np.eye(3)
+    tangent.infinite(Network(Activation("counted", counted)), GaussianLaw(3), x, 0.5 * x)
+    assert len(calls) == 1
+    series = tangent._hermite_coefficients(ACTIVATIONS["tanh"], np.array([3.3**2]))
+    short, long = next(series)[0], next(series)[0]
+    assert short.shape[2] == 128 and long.shape[2] == 256 and np.array_equal(long[:, :, :128], short)
+
+
 def test_a_short_series_is_caught():
     """The remainder is measured: for a tolerance of 10 % the same series stops early, with an error above 1e-9."""
     x = np.array([[8.0, 0.0], [0.0, 8.0], [6.0, 5.0]])

@@ -24,6 +24,40 @@ from .findings import Finding, worst
 
 OUT_OF_SCOPE, NOT_MEASURED = "out of scope", "not measured"
 
+_WORDS = """\
+Letters are those of [notation](notation.md); Geiger et al. write h for the width N and alpha_G for the
+factor of their network, so that alpha = sqrt(h) alpha_G. dK(N) is the relative change of the tangent
+kernel along training at width N, |K_end - K_0| / |K_0|; alpha* is the alpha where it is 1, between the
+feature and the lazy regime. t_1 and t_half are the times when half of the risk is gone. RF are random
+features, NT neural tangents, NN the network."""
+
+# Where a claim's source begins with the name; "all" and "own" are every source, and none.
+SOURCES = {
+    "report": "Kuang, Choi and Cui, a course report on the mean-field and the NTK limit; the numbers are its sections",
+    "Geiger": "Geiger, Spigler, Jacot and Wyart, Disentangling feature and lazy training in deep neural networks, "
+    "arXiv 1906.08034",
+    "Golikov": "Golikov, Towards a general theory of infinite-width limits of neural classifiers, arXiv 2003.05884; "
+    "Dynamically stable infinite-width limits of neural classifiers, arXiv 2006.06574",
+    "MMN18": "Mei, Montanari and Nguyen, A mean field view of the landscape of two-layers neural networks, arXiv "
+    "1804.06561",
+    "MMM19": "Mei, Misiakiewicz and Montanari, Mean-field theory of two-layers neural networks, arXiv 1902.06015",
+    "GMMM20": "Ghorbani, Mei, Misiakiewicz and Montanari, When do neural networks outperform kernel methods?, arXiv "
+    "2006.13409",
+    "Ghorbani et al.": "the same, Limitations of lazy training of two-layers neural networks, arXiv 1906.08899",
+    "RVE": "Rotskoff and Vanden-Eijnden, Trainability and accuracy of neural networks, arXiv 1805.00915",
+    "COB19": "Chizat, Oyallon and Bach, On lazy training in differentiable programming, arXiv 1812.07956",
+    "Chizat 20": "Chizat and Bach, Implicit bias of gradient descent for wide two-layer neural networks trained with "
+    "the logistic loss, arXiv 2002.04486",
+    "Arora et al.": "Arora, Du, Hu, Li and Wang, Fine-grained analysis of optimization and generalization for "
+    "overparameterized two-layer neural networks, arXiv 1901.08584",
+    "Du et al.": "Du, Zhai, Poczos and Singh, Gradient descent provably optimizes over-parameterized neural networks, "
+    "arXiv 1810.02054",
+    "De Bortoli": "De Bortoli, Durmus, Fontaine and Simsekli, Quantitative propagation of chaos for SGD in wide neural "
+    "networks, arXiv 2007.06352",
+    "Seleznova": "Seleznova and Kutyniok, Analyzing finite neural networks: can we trust neural tangent kernel "
+    "theory?, Mathematical and Scientific Machine Learning, 2021",
+}
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -98,6 +132,17 @@ def run(
     return rows
 
 
+def table(rows: Sequence[Row]) -> str:
+    """For a terminal: claim, verdict, seconds and what was measured, a line for each finding."""
+    lines = [("claim", "verdict", "s", "measured [95 %]")]
+    for row in rows:
+        head = (row.claim.name, row.verdict, f"{row.seconds:.1f}" if row.findings else "")
+        first, *more = map(str, row.findings or (row.claim.why,))
+        lines += [(*head, first), *(("", "", "", each) for each in more)]
+    sizes = [max(len(line[column]) for line in lines) for column in range(3)]
+    return "\n".join("  ".join([*map(str.ljust, line, sizes), line[3]]).rstrip() for line in lines)
+
+
 def markdown(rows: Iterable[Row]) -> str:
     """The table, a line for each claim."""
     lines = [
@@ -126,11 +171,23 @@ What the sources state about infinitely wide two-layer networks, a row for each 
 Intervals are 95 %; a verdict is computed from them. "Expected" is what must lie in the interval, widened by what stands
 behind +-, or the range that must hold it. An exponent whose interval is wider than {fit.WIDEST} cannot tell.
 
+{_WORDS}
+
 Written by `{command}` on {date.today().isoformat()}: {_machine.processor()}, {os.cpu_count()} cores; {made}.
 {sum(row.seconds for row in rows):.0f} s in all. {counts}.
 
 {markdown(rows)}
+
+{sources()}
 """
+
+
+def sources() -> str:
+    """The sources by their names in the table, as Markdown."""
+    lines = [f"- **{name}**: {reference}" for name, reference in SOURCES.items()]
+    return "\n".join(
+        ["## Sources", "", "Behind a name stands the section, the appendix (a letter) or the equation.", "", *lines]
+    )
 
 
 def summary(rows: Iterable[Row]) -> dict[str, int]:

@@ -31,15 +31,8 @@ class Finding:
 
     @property
     def verdict(self) -> str:
-        """ "agrees", "differs", or "cannot tell": the interval is too wide or crosses an end of the expected range."""
-        low, high = self.interval
-        if not 0.0 <= high - low <= self.widest:
-            return "cannot tell"
-        if fit.contains(self.interval, self.expected, self.allowance):
-            return "agrees"
-        if isinstance(self.expected, tuple) and low <= self.expected[1] and high >= self.expected[0]:
-            return "cannot tell"
-        return "differs"
+        """`fit.verdict`: an interval that is too wide or crosses an end of the expected range cannot tell."""
+        return fit.verdict(self.interval, self.expected, allowance=self.allowance, widest=self.widest)
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -345,7 +345,7 @@ class _Sweep:
 
     def _against_ntk(self, s: int, w: int, run: Run, kernel: np.ndarray) -> None:
         start, engine = self.starts[s][: len(run.masses)], self.settings.engine
-        own = limits.ntk(run.network, self.problem, start, self.times, kernel=kernel, engine=engine)
+        own = limits.ntk(run.network, self.problem, start, self.times, at=start, kernel=kernel, engine=engine)
         test_residuals = self.problem.test_targets - run.test_predictions
         for kind, limit in (("infinite", self.ntk), ("own", own)):
             self.measured[f"residual_error_ntk_{kind}"][s, w] = _sup_rms(run.residuals - limit.residuals)
