@@ -2,13 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from meanfield.cli import app
-from meanfield.errors import InputError
+from meanfield.errors import InputError, StepLimitError
 from meanfield.experiments import claims, dynamics, findings
 from meanfield.experiments.claims import CLAIMS, Claim, Row
 from meanfield.experiments.findings import Finding
@@ -39,14 +40,67 @@ def test_verdicts(interval, expected, allowance, wanted):
     assert Finding("x", float(np.mean(interval)), interval, expected, allowance, 0.3).verdict == wanted
 
 
+@pytest.mark.parametrize(
+    ("interval", "expected", "wanted"),
+    [
+        ((-50.0, 50.0), 0.0, "cannot tell"),  # holds every number
+        ((-0.08, 0.08), 0.0, "cannot tell"),
+        ((-0.07, 0.07), 0.0, "agrees"),  # not wider than three allowances
+        ((0.5, 0.9), 0.0, "differs"),  # wider, but not there
+        ((-50.0, 50.0), (-60.0, 60.0), "agrees"),
+    ],
+)
+def test_a_number_in_a_wide_interval_is_not_found(interval, expected, wanted):
+    assert Finding("x", 0.0, interval, expected, 0.05).verdict == wanted
+
+
+def test_a_mean_of_scattered_seeds_cannot_tell():
+    """Four values about 0 that differ by 50: no agreement with 0 to 0.05; four that differ by 0.02 agree."""
+    scattered = np.array([-2.5, 1.0, -1.0, 2.5])
+    assert findings.mean("x", 10.0 * scattered, 0.0, 0.05).verdict == "cannot tell"
+    assert findings.mean("x", 0.004 * scattered, 0.0, 0.05).verdict == "agrees"
+
+
 def test_a_row_is_as_good_as_its_worst_finding():
     good, wide, bad = (Finding("x", 0.0, each, 0.0, 0.0, 1.0) for each in ((-0.1, 0.1), (-1.0, 1.0), (0.1, 0.2)))
-    claim = Claim("F99", "s", "t", lambda quick: [], "because")
+    claim = Claim("F99", "s", "t", lambda quick: [])
+    because = bad.explained(differs="because")
     assert Row(claim, (good,), 0.0).sentence == "agrees"
     assert Row(claim, (good, wide), 0.0).verdict == "cannot tell"
-    assert Row(claim, (good, wide, bad), 0.0).sentence == "differs (x): because"
+    assert Row(claim, (good, wide, because), 0.0).sentence == "differs (x): because"
     assert Row(CLAIMS["F38"], (), 0.0).sentence == "out of scope: convolutional networks"
-    assert Row(CLAIMS["F44"], (), 0.0).verdict == "not measured"
+
+
+def test_a_reason_is_told_for_its_own_verdict():
+    """Not where another finding is what differs, nor where the finding cannot tell and the reason is for differing."""
+    good, wide, bad = (Finding("x", 0.0, each, 0.0, 0.0, 1.0) for each in ((-0.1, 0.1), (-1.0, 1.0), (0.1, 0.2)))
+    claim = Claim("F99", "s", "t", lambda quick: [])
+    assert Row(claim, (good.explained(differs="because"), bad), 0.0).sentence == "differs (x)"
+    assert Row(claim, (wide.explained(differs="because"),), 0.0).sentence == "cannot tell"
+    assert Row(claim, (wide.explained(cannot_tell="noise"),), 0.0).sentence == "cannot tell: noise"
+    assert Row(claim, (bad.explained(differs="because"),) * 2, 0.0).sentence == "differs: because", "once"
+    assert not [each.name for each in CLAIMS.values() if each.measure and each.why], "findings have the reasons"
+
+
+def test_a_row_that_fails_leaves_the_others(monkeypatch):
+    """An error of the package or of the files, and no other; what failed is said."""
+
+    def fails(problem):
+        def measure(quick):
+            raise problem
+
+        return replace(CLAIMS["F35"], measure=measure)
+
+    monkeypatch.setitem(claims.CLAIMS, "F35", fails(StepLimitError("no steps left")))
+    seen = []
+    rows = claims.run(["F35", "F38"], quick=True, after_each=lambda each: seen.append(len(each)))
+    assert rows[0].sentence == "cannot tell: StepLimitError: no steps left" and rows[1].verdict == "out of scope"
+    assert seen == [1, 2] and "no steps left" in claims.page(rows, True)
+    monkeypatch.setitem(claims.CLAIMS, "F35", fails(FileNotFoundError("no images")))
+    assert claims.run(["F35"])[0].verdict == "cannot tell"
+    monkeypatch.setitem(claims.CLAIMS, "F35", fails(ZeroDivisionError("a fault")))
+    with pytest.raises(ZeroDivisionError):
+        claims.run(["F35"])
 
 
 def test_an_order_has_the_interval_of_least_squares():
@@ -101,8 +155,24 @@ def test_the_command(tmp_path):
     done = CliRunner().invoke(app, ["claims", "--only", "f50,F38", "--quick", "--out", str(out)])
     assert done.exit_code == 0 and "| F50 |" in done.stdout and "| F38 |" in done.stdout
     page = out.read_text()
-    assert "meanfield claims --quick" in page and re.search(r"1 agrees, 1 out of scope|1 out of scope, 1 agrees", page)
+    assert "meanfield claims --quick --only F50,F38" in page and re.search(
+        r"1 agrees, 1 out of scope|1 out of scope, 1 agrees", page
+    )
     printed = json.loads(CliRunner().invoke(app, ["claims", "--only", "F38", "--json"]).stdout)
     assert printed["claims"][0]["verdict"] == "out of scope"
     with pytest.raises(InputError, match="unknown claim 'F77'"):
         claims.run(["F77"])
+
+
+def test_a_table_does_not_take_a_larger_ones_place(tmp_path):
+    """Refused before any work; --force does it. The rows so far are in FILE.part, which goes when all are there."""
+    out = tmp_path / "claims.md"
+    out.write_text("| F01 | a |\n| F02 | b |\n")
+    command = ["claims", "--only", "F38", "--out", str(out)]
+    refused = CliRunner().invoke(app, command)
+    assert isinstance(refused.exception, InputError) and "holds 2 rows and would hold 1" in str(refused.exception)
+    assert CliRunner().invoke(app, [*command, "--force"]).exit_code == 0
+    assert "| F38 |" in out.read_text() and [each.name for each in tmp_path.iterdir()] == ["claims.md"]
+    assert CliRunner().invoke(app, command).exit_code == 0, "as many rows"
+    missing = CliRunner().invoke(app, [*command[:-1], str(tmp_path / "none" / "claims.md")])
+    assert isinstance(missing.exception, InputError) and "a folder that exists" in str(missing.exception)

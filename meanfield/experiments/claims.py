@@ -7,13 +7,14 @@ the sentence why. `meanfield claims` prints and writes it.
 import os
 import time as clock
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import lru_cache
 
 import numpy as np
 
 from .. import _checks, _machine, datasets, fit, initial, targets
+from ..errors import ConvergenceError, DeviceError, DivergenceError, InputError, StepLimitError
 from ..initial import GaussianLaw
 from ..limits import mean_field
 from ..network import Network
@@ -23,6 +24,7 @@ from . import dynamics, findings, fluctuations, gaussians, kernel_claims, limits
 from .findings import Finding, worst
 
 OUT_OF_SCOPE, NOT_MEASURED = "out of scope", "not measured"
+_FAILURES = (InputError, DivergenceError, StepLimitError, ConvergenceError, DeviceError, MemoryError, OSError)
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Claim:
     name : F01 .. F50
     statement, source : in a line
     measure : quick -> findings
-    why : the sentence for a row that differs or cannot tell; for one without a measure, what it would need
+    why : for a row without a measure, what it would need; a measured one has its reasons in its findings
     otherwise : the verdict without a measure: out of scope (deep networks, CNN), or not measured
     """
 
@@ -57,14 +59,18 @@ class Row:
 
     verdict : "agrees", "differs", "cannot tell"; "out of scope" or "not measured"
     seconds : it took
+    failure : what stopped the measurement; the verdict is "cannot tell" then
     """
 
     claim: Claim
     findings: tuple[Finding, ...]
     seconds: float
+    failure: str = ""
 
     @property
     def verdict(self) -> str:
+        if self.failure:
+            return "cannot tell"
         return worst(self.findings) if self.findings else self.claim.otherwise
 
     @property
@@ -72,29 +78,45 @@ class Row:
         """The verdict; where it is not "agrees", what it is about and why."""
         if self.verdict == "agrees":
             return "agrees"
-        off = [each.what for each in self.findings if each.verdict == self.verdict]
-        about = f" ({', '.join(off)})" if off and len(off) < len(self.findings) else ""
-        return f"{self.verdict}{about}" + (f": {self.claim.why}" if self.claim.why else "")
+        off = [each for each in self.findings if each.verdict == self.verdict]
+        about = f" ({', '.join(each.what for each in off)})" if 0 < len(off) < len(self.findings) else ""
+        reasons = dict.fromkeys(filter(None, [self.failure, *(each.why for each in off)]))
+        if self.claim.measure is None:
+            reasons = dict.fromkeys(filter(None, [self.claim.why]))
+        return f"{self.verdict}{about}" + (f": {'; '.join(reasons)}" if reasons else "")
+
+
+def chosen(only: Sequence[str] = ()) -> list[Claim]:
+    """The claims named in `only`, or all. Raises InputError for one that is not in the table."""
+    return [_checks.find(CLAIMS, str(each).upper(), "claim") for each in only] or list(CLAIMS.values())
 
 
 def run(
-    only: Sequence[str] = (), quick: bool = False, progress: Callable[[Claim], None] = lambda claim: None
+    only: Sequence[str] = (),
+    quick: bool = False,
+    progress: Callable[[Claim], None] = lambda claim: None,
+    after_each: Callable[[list[Row]], None] = lambda rows: None,
 ) -> list[Row]:
     """Measure the claims, or those named in `only`.
 
     progress : called with each claim before it is measured
+    after_each : called with the rows so far after each
 
-    Raises InputError for a claim that is not in the table.
+    A row whose measurement fails, by an error of this package or of the files, cannot tell, and says what failed; the
+    others are measured. Raises InputError for a claim that is not in the table.
 
     Cost: all of them within half an hour on two cores, `quick` within five minutes.
     """
-    chosen = [_checks.find(CLAIMS, str(each).upper(), "claim") for each in only] or list(CLAIMS.values())
     rows = []
-    for claim in chosen:
+    for claim in chosen(only):
         progress(claim)
-        began = clock.perf_counter()
-        found = tuple(claim.measure(quick)) if claim.measure else ()
-        rows.append(Row(claim, found, clock.perf_counter() - began))
+        began, found, failure = clock.perf_counter(), (), ""
+        try:
+            found = tuple(claim.measure(quick)) if claim.measure else ()
+        except _FAILURES as problem:
+            failure = f"{type(problem).__name__}: {problem}"
+        rows.append(Row(claim, found, clock.perf_counter() - began, failure))
+        after_each(rows)
     return rows
 
 
@@ -115,16 +137,18 @@ def markdown(rows: Iterable[Row]) -> str:
     return "\n".join(lines)
 
 
-def page(rows: Sequence[Row], quick: bool) -> str:
-    """The table as a page of the docs, with what it was measured with."""
+def page(rows: Sequence[Row], quick: bool, only: Sequence[str] = ()) -> str:
+    """The table as a page of the docs, with what it was measured with; `only` as for `run`."""
     made = ", ".join(f"{name} {version}" for name, version in _machine.versions().items())
     counts = ", ".join(f"{count} {verdict}" for verdict, count in summary(rows).items())
-    command = "meanfield claims" + (" --quick" if quick else "")
+    names = f" --only {','.join(each.name for each in chosen(only))}" if only else ""
+    command = f"meanfield claims{' --quick' if quick else ''}{names}"
     return f"""# The claims, as measured
 
 What the sources state about infinitely wide two-layer networks, a row for each claim, and what this package measures.
 Intervals are 95 %; a verdict is computed from them. "Expected" is what must lie in the interval, widened by what stands
-behind +-, or the range that must hold it. An exponent whose interval is wider than {fit.WIDEST} cannot tell.
+behind +-, or the range that must hold it. An exponent whose interval is wider than {fit.WIDEST} cannot tell; nor does
+another number that lies in an interval wider than three times what stands behind +-.
 
 Written by `{command}` on {date.today().isoformat()}: {_machine.processor()}, {os.cpu_count()} cores; {made}.
 {sum(row.seconds for row in rows):.0f} s in all. {counts}.
@@ -213,8 +237,10 @@ def tangent_flow(quick: bool) -> list[Finding]:
 
 
 def lazy_kernel(quick: bool) -> list[Finding]:
-    """F10: kernel drift at alpha = sqrt N over N, and at equal alpha over alpha and N."""
-    return [*_slopes(quick, "kernel_drift_ntk"), *regimes.lazy_drift(quick)]
+    """F10: kernel drift at alpha = sqrt N over N, where 1/alpha is N^(-1/2); and at equal alpha over alpha and N."""
+    (drift,) = _slopes(quick, "kernel_drift_ntk")
+    stated = replace(drift, what="slope in N at alpha = sqrt N", expected=-0.5)
+    return [stated.explained(differs=regimes.NOT_LAZY), *regimes.lazy_drift(quick)]
 
 
 # Rows read off other experiments
@@ -254,15 +280,22 @@ def average(quick: bool) -> list[Finding]:
 
 def variance_of_data(quick: bool) -> list[Finding]:
     """F19: variance of the lazy predictor against n."""
-    return _sweeps(fluctuations.variance_of_data(quick=quick), labels="exponent in n, labels", values="values")
+    labels, values = _sweeps(
+        fluctuations.variance_of_data(quick=quick), labels="exponent in n, labels", values="exponent in n, values"
+    )
+    return [
+        labels.explained(differs="for labels it grows nearly like n"),
+        values.explained(differs="its local slope goes from 0.1 to 1: no power of n"),
+    ]
 
 
 def output_growth(quick: bool) -> list[Finding]:
     """F15: growth of the output until t_1."""
-    return _sweeps(
-        fluctuations.output_growth(quick=quick), width="slope in h of the factor", early="exponent in t, early",
-        late="later",
+    *found, late = _sweeps(
+        fluctuations.output_growth(quick=quick), width="slope in h of the factor",
+        level="of |f - f_0| / sqrt(h) at t_1", early="exponent in t, to alpha", late="exponent in t, alpha to 5 alpha",
     )  # fmt: skip
+    return [*found, late.explained(differs="the kernel grows before t_1: the logarithm of F14")]
 
 
 def preactivation_speed(quick: bool) -> list[Finding]:
@@ -343,14 +376,19 @@ def spiked(quick: bool) -> list[Finding]:
     ]
 
 
+_EXACT = 0.05  # widest interval of a share that is known exactly
+
+
 def quadratic(quick: bool) -> list[Finding]:
     """F31: population errors for x'Bx by linear algebra: RF 1 - N / (d (d + 1) / 2), NT, NN, d = 20, N = 10."""
     found = linearised.quadratic(quick=quick)
     rf, nt, large = (float(np.mean(found.expected[name])) for name in ("rf", "nt", "nt, large d"))
     return [
-        findings.mean("RF", found.shares["rf"], rf),
-        findings.mean("NT against its mean at this d", found.shares["nt"], nt),
-        findings.mean("NT against (1 - N/d)^2", found.shares["nt"], large),
+        findings.mean("RF", found.shares["rf"], rf, widest=_EXACT),
+        findings.mean("NT against its mean at this d", found.shares["nt"], nt, widest=_EXACT),
+        findings.mean("NT against (1 - N/d)^2", found.shares["nt"], large, widest=_EXACT).explained(
+            differs="(1 - N/d)^2 is the limit d -> infinity of (d - N)(d - N + 1)/(d(d + 1))"
+        ),
         findings.mean("NN over NT", found.shares["nn"] / found.shares["nt"], (0.0, 1.0)),
     ]
 
@@ -379,7 +417,8 @@ def biases(quick: bool) -> list[Finding]:
             simulate(Network("tanh"), problem, start[:, :-1], [100.0], rtol=1e-4, record=["test_error"], keep="last"),
         )
         gaps.append(pair[0].records["test_error"][-1] - pair[1].records["test_error"][-1])
-    return [findings.mean("difference of the test error", gaps, (-0.02, 0.02))]
+    found = findings.mean("difference of the test error", gaps, (-0.02, 0.02))
+    return [found.explained(cannot_tell="the interval is wider than the two per cent asked")]
 
 
 _TWO_LAYERS = "needs more than two layers"
@@ -389,22 +428,18 @@ _CLAIMS = (
           dynamics.residual_beside_particles),
     Claim("F03", "the law moves with its particles: the weak form of DD", "report 3.4", dynamics.weak_form),
     Claim("F05", "R is convex in the law along mixtures, not along W2 geodesics", "report 3.4", dynamics.convexity),
-    Claim("F15", "the output grows by sqrt(h) until t_1, linearly in t", "Geiger C", output_growth,
-          "the kernel grows before t_1: the logarithm of F14"),
+    Claim("F15", "the output grows by sqrt(h) until t_1, linearly in t", "Geiger C", output_growth),
     Claim("F16", "preactivations move at 1/(sqrt(h) alpha_G) at t = 0", "Geiger D", preactivation_speed),
     Claim("F17", "Var F ~ 1/h in both regimes", "Geiger 4", variance),
     Claim("F18", "averaging over an ensemble removes the dependence on h", "Geiger 4", average),
-    Claim("F19", "the lazy variance grows like sqrt(n)", "Geiger H", variance_of_data,
-          "for labels it grows nearly like n, for values its local slope goes from 0.1 to 1: no power of n"),
-    Claim("F20", "the kernel at the end of training does what the network does", "Geiger A", kernel_claims.frozen,
-          "holds of the end kernel; with large inputs the start kernel interpolates and does no worse"),
+    Claim("F19", "the lazy variance grows like sqrt(n)", "Geiger H", variance_of_data),
+    Claim("F20", "the kernel at the end of training does what the network does", "Geiger A", kernel_claims.frozen),
     Claim("F21", "training aligns the Gram matrix with the targets", "Geiger A, fig. 8", kernel_claims.aligned),
-    Claim("F27", "biases are negligible", "Geiger J", biases, "the interval is wider than the two per cent asked"),
+    Claim("F27", "biases are negligible", "Geiger J", biases),
     Claim("F28", "RF of N ~ d^l units learns degree l, NT degree l + 1", "report 5", staircase),
     Claim("F29", "one neuron: NT is bounded away from 0, NN is not", "report 5", single_neuron),
     Claim("F30", "noise hurts kernels more than networks", "GMMM20", spiked),
-    Claim("F31", "quadratic target: RF 1 - N/(d(d+1)/2), NT (1 - N/d)^2, NN best rank", "Ghorbani et al.", quadratic,
-          "(1 - N/d)^2 is the limit d -> infinity of (d - N)(d - N + 1)/(d(d + 1))"),
+    Claim("F31", "quadratic target: RF 1 - N/(d(d+1)/2), NT (1 - N/d)^2, NN best rank", "Ghorbani et al.", quadratic),
     Claim("F32", "the NTK classifies Fashion-MNIST from 300 images", "report 6", kernel_claims.classification),
     Claim("F33", "exponents in the (q, q~) plane", "Golikov", plane),
     Claim("F34", "IC-MF is the limit model nearest to a network in KL", "Golikov", golikov),
@@ -414,22 +449,17 @@ _CLAIMS = (
     Claim("F43", "3-spin function: error ~ 1/N", "RVE", three_spin),
     Claim("F47", "E K^2 / (E K)^2 - 1 ~ 1/M at initialisation", "Seleznova", kernel_ratio),
     Claim("F04", "dR/dt = -2 <u, K u> = -2 alpha^2 int v^2 dmu; R never rises", "all", dynamics.energy_balance),
-    Claim("F06", "W2(mu_N, mu) -> 0: a rate in N", "report 4.2", wasserstein,
-          "exact W2 of samples shows their floor, which is what is compared here"),
+    Claim("F06", "W2(mu_N, mu) -> 0: a rate in N", "report 4.2", wasserstein),
     Claim("F07", "synchronous coupling: C_N ~ N^-1/2", "MMM19", coupling),
     Claim("F08", "f_N -> f like N^-1/2", "report 4.2", predictor),
     Claim("F09", "NTK: u = e^(-K t) u_0, to N^-1/2 (infinite kernel), 1/N (own)", "report 4.3", tangent_flow),
-    Claim("F10", "lazy kernel drift ~ 1/alpha, 1/sqrt N at alpha = sqrt N", "report 4.3, Geiger 5", lazy_kernel,
-          "for a symmetric law of a the term 1/alpha vanishes: c1/(alpha sqrt N) + c2/alpha^2 is left, so that it is "
-          "1/alpha^2 for pairs, N^-1/2 at equal alpha, and towards 1/N at alpha = sqrt N"),
+    Claim("F10", "lazy kernel drift ~ 1/alpha, 1/sqrt N at alpha = sqrt N", "report 4.3, Geiger 5", lazy_kernel),
     Claim("F11", "everything depends on sqrt(h) alpha_G = alpha alone", "Geiger 3, 5", regimes.collapse),
     Claim("F12", "feature regime: kernel change ~ alpha^-a, a = 1 for two layers", "Geiger 5, 6",
           regimes.feature_drift),
     Claim("F13", "displacement ~ alpha^-1/2 (feature), 1/alpha (lazy)", "Geiger B", regimes.displacement),
-    Claim("F14", "time to learn t_1 ~ alpha in the feature regime", "Geiger 5", regimes.half_time,
-          "for two layers t_half / alpha grows by a constant in each decade: a logarithm, not a power law"),
-    Claim("F22", "relu: three regimes, the middle one alpha^-1/2", "Geiger F", regimes.three_regimes,
-          "single sign flips rule the lazy end; the exponent varies from seed to seed by more than is asked"),
+    Claim("F14", "time to learn t_1 ~ alpha in the feature regime", "Geiger 5", regimes.half_time),
+    Claim("F22", "relu: three regimes, the middle one alpha^-1/2", "Geiger F", regimes.three_regimes),
     Claim("F23", "f - f_0 and f: the same at small alpha, f fails at large", "Geiger I", regimes.subtraction),
     Claim("F24", "momentum of short delay is the gradient flow", "Geiger G", dynamics.momentum),
     Claim("F25", "the step rule's result does not depend on its bound", "Geiger (8), (9)", dynamics.step_rule),
