@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import stdtrit
+from scipy.stats import binom
 
 from .. import fit
+from ..errors import InputError
 
 VERDICTS = ("agrees", "cannot tell", "differs")  # from best to worst
 _TELLS = fit.WIDEST / fit.ALLOWANCE  # an interval may be so many allowances wide: 3, as of an exponent
@@ -102,3 +104,17 @@ def mean(what: str, per_seed, expected, allowance: float = 0.0, widest: float | 
     values = np.asarray(per_seed, dtype=float)[:, None]
     low, high = fit.mean_interval(values)[:, 0]
     return Finding(what, float(values.mean()), (float(low), float(high)), expected, allowance, widest)
+
+
+def median(what: str, per_seed, expected, allowance: float = 0.0) -> Finding:
+    """Median over seeds with the interval of its order statistics, which holds that of the law in 95 % or more.
+
+    P(at most k of S values are below the median) is binomial(S, 1/2), whatever the law. Raises InputError for fewer
+    than six seeds, which have none.
+    """
+    values = np.sort(np.asarray(per_seed, dtype=float))
+    below = int(binom.ppf(0.025, len(values), 0.5)) - 1  # P(at most this many) < 2.5 %
+    if below < 0:
+        raise InputError(f"an interval of a median from {len(values)} seeds; needed: six or more.")
+    ends = float(values[below]), float(values[-1 - below])
+    return Finding(what, float(np.median(values)), ends, expected, allowance)
