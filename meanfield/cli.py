@@ -4,6 +4,7 @@ computation, 130/143 signals."""
 import json
 import logging
 import os
+import re
 import signal
 import sys
 from contextlib import suppress
@@ -96,18 +97,31 @@ def claims_command(
     only: Annotated[str | None, typer.Option(help="Some of F01 to F50, with commas. Default: all.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help=_QUICK_CLAIMS)] = False,
     out: Annotated[Path | None, typer.Option(help="Write the table, with sources, into this Markdown file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that holds more rows.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON instead of the table.")] = False,
 ) -> None:
     """What the literature states, row by row, and what is measured here: intervals, verdicts, seconds.
 
-    Under half an hour on two cores, --quick under five minutes.
+    Under half an hour on two cores, --quick under five minutes. With --out the rows there are so far are in the file
+    of that name and .part, until all are measured.
     """
     from .experiments import claims
 
     names = [each.strip() for each in only.split(",")] if only else []
-    rows = claims.run(names, quick, lambda claim: typer.echo(f"{claim.name} {claim.statement}", err=True))
     if out is not None:
-        write_atomically(out, lambda path: path.write_text(claims.page(rows, quick), encoding="utf-8"))
+        _check_page(out, len(claims.chosen(names)), force)
+
+    def keep(rows, path):
+        write_atomically(path, lambda each: each.write_text(claims.page(rows, quick, names), encoding="utf-8"))
+
+    part = None if out is None else out.with_name(out.name + ".part")
+    rows = claims.run(
+        names, quick, lambda claim: typer.echo(f"{claim.name} {claim.statement}", err=True),
+        after_each=lambda rows: keep(rows, part) if part is not None else None,
+    )  # fmt: skip
+    if out is not None and part is not None:
+        keep(rows, out)
+        part.unlink()
     if as_json:
         typer.echo(_json(claims.report(rows, quick)))
     else:
@@ -247,6 +261,15 @@ def _widths(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"--widths is {text!r}; needed: whole numbers with commas, such as 64,128,256.") from None
+
+
+def _check_page(out: Path, rows: int, force: bool) -> None:
+    """Make sure, before any work, that a table of so many rows can be written, and takes no larger one's place."""
+    if out.is_dir() or not out.parent.is_dir():
+        raise InputError(f"--out {out} cannot be a file; needed: the name of a file in a folder that exists.")
+    there = len(re.findall(r"^\| F\d+ ", out.read_text(encoding="utf-8"), re.MULTILINE)) if out.exists() else 0
+    if there > rows and not force:
+        raise InputError(f"{out} holds {there} rows and would hold {rows}; choose another file with --out, or --force.")
 
 
 _made: list[Path] = []  # folders that were not there before

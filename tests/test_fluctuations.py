@@ -60,6 +60,9 @@ def test_distances_of_golikov():
     for each in found.values():
         assert each.interval[0] < each.value < each.interval[1]
         assert each.plug_in > each.value
+    value, (low, high) = found["ntk"].less(found["ic-mf"])
+    assert low < value == found["ntk"].value - found["ic-mf"].value < high
+    assert found["mf"].less(found["mf"]) == (0.0, (0.0, 0.0)), "draws of seeds are shared, and cancel"
 
 
 def test_golikovs_scalings_are_one_at_d_star():
