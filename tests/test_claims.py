@@ -211,7 +211,7 @@ def test_the_ranges_of_the_staircase(monkeypatch, measured, wanted):
     names = [f"{kind}_degree_{degree}" for kind in ("rf", "nt") for degree in (1, 2, 3)]
     made_up = shares(**dict(zip(names, measured, strict=True)))
     monkeypatch.setattr(linearised, "staircase", lambda quick: made_up)
-    assert [each.verdict for each in CLAIMS["F28"].measure(True)] == wanted
+    assert [each.verdict for each in claims.staircase(True)] == wanted
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_the_ranges_of_the_single_neuron(monkeypatch, rf, nt, nn, wanted):
     """F29: P9's errors agree; linear models that come near 0, and a network that does not, differ."""
     made_up = shares(rf=two(1.0, rf), nt=two(1.0, nt), nn=[nn, nn])
     monkeypatch.setattr(linearised, "single_neuron", lambda quick: made_up)
-    assert [each.verdict for each in CLAIMS["F29"].measure(True)] == [wanted] * 3
+    assert [each.verdict for each in claims.single_neuron(True)] == [wanted] * 3
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_the_ranges_of_noise(monkeypatch, kernel, network, wanted):
     made_up = shares()
     made_up.shares.update({name: np.array(list(value) * 2) for name, value in (ones | twos).items()})
     monkeypatch.setattr(linearised, "spiked", lambda quick: made_up)
-    assert [each.verdict for each in CLAIMS["F30"].measure(True)] == wanted * 2
+    assert [each.verdict for each in claims.spiked(True)] == wanted * 2
 
 
 def test_the_neural_tangents_of_a_finite_dimension_differ_from_their_limit():

@@ -67,7 +67,7 @@ def crossover(
             stop=[trace.criterion(), stopping.risk(0.05)],
         )  # fmt: skip
         drift[place], displacement[place] = run.records["kernel_drift"][-1], run.records["displacement"][-1]
-        half[place] = t_half(trace.times, trace.risks)
+        half[place] = t_half(np.array(trace.times), np.array(trace.risks))
     return Crossover(np.array(alphas), drift, displacement, half)
 
 
