@@ -136,7 +136,7 @@ def test_a_median_has_its_interval():
     for _ in range(2000):
         low, high = findings.median("x", rng.lognormal(size=20), 1.0).interval
         held += low <= 1.0 <= high, low <= np.exp(0.5) <= high
-    assert 0.94 <= held[0] / 2000 <= 0.975 and held[1] / 2000 < 0.6
+    assert 0.94 <= held[0] / 2000 <= 0.975 and held[1] / 2000 < 0.7
     assert findings.median("x", range(6), 2.5).interval == (0.0, 5.0)
     with pytest.raises(InputError, match="from 5 seeds; needed: six or more"):
         findings.median("x", range(5), 2.0)
