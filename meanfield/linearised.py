@@ -117,7 +117,8 @@ def fit(
     Raises
     ------
     InputError
-        On shapes that do not fit, or a Gram matrix that the memory would not hold, with its size.
+        On shapes that do not fit, features that are all zero, or a Gram matrix that the memory would not hold, with its
+        size.
 
     Cost: n p min(n, p) + min(n, p)^3 / 3 multiplications; memory 24 min(n, p)^2 bytes and blocks of features.
     """
@@ -140,6 +141,11 @@ def fit(
         gram = _gram_of_features(model, network, weights, seen, root)
     else:
         gram = root * _gram_of_inputs(model, network, weights, problem.inputs, max_bytes) * root.T
+    if not gram.any():
+        raise InputError(
+            f"the features of all {len(weights)} units vanish at all {n} inputs; needed: units that see them. "
+            "Are the weights zero?"
+        )
     solve, rank, condition = _factor(gram, ridge)
     if solve is None:
         coefficients, rank, condition = _by_singular_values(

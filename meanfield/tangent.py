@@ -177,7 +177,9 @@ def operator(
         If shapes do not fit.
 
     Cost of a product: 4 N (n + n') d flops and as many activations as N (n + n'), O((N + n) d) memory; of a law's that
-    of `infinite`, with blocks of 2^21 entries.
+    of `infinite`, in blocks of 2^21 entries: for n = 1500 inputs N(0, I_20)
+    half a second for relu, 7 s for `biased_relu` and 18 s for tanh on one of two shared cores, so that a kernel which
+    fits is better formed once.
     """
     _checks.instance(network, Network, "network", "a Network, e.g. Network('erf')")
     mobilities = _mobilities(network.scaling, layer)
