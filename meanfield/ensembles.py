@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import digamma, stdtrit
 from tqdm.auto import tqdm
 
-from . import _checks, initial, tangent
+from . import _checks, _memory, initial, tangent
 from .errors import InputError
 from .fields import DataField
 from .network import Network
@@ -85,7 +85,8 @@ def ensemble(
     Raises
     ------
     InputError
-        On bad seeds, starts of different shapes, or what `simulate` refuses.
+        On bad seeds, starts of different shapes, what `simulate` refuses, or if the memory does not suffice for all the
+        results (before any particle is drawn, where their number is known).
 
     Cost: S runs, one after another: a run has the engine's threads to itself. Side by side, a seed a thread, 20 seeds
     of N = 16 to 1,024 took as long (0.15 to 0.36 s for 170 evaluations each on n = 30 points and two cores). All seeds
@@ -98,10 +99,14 @@ def ensemble(
     _checks.instance(problem, Problem, "problem", "a Problem(inputs, targets), or one from `problems`")
     seeds, draw = _seeds(seeds), start if callable(start) else _iid(start, network.seen(problem.dim))
     noise_seed = _checks.count(options.pop("noise_seed", 0), "noise_seed", least=0)
-    runs, shape = [], None
+    runs, shape = [], None if callable(start) else (start, 1 + network.seen(problem.dim))
+    if shape is not None:
+        _check_memory(problem, shape, times, seeds, options.get("max_bytes"))
     for seed in tqdm(seeds, unit="seed", disable=None if progress else True, leave=False):
         particles = draw(seed)
-        shape = np.shape(particles) if shape is None else shape
+        if shape is None:
+            shape = np.shape(particles)
+            _check_memory(problem, shape, times, seeds, options.get("max_bytes"))
         if np.shape(particles) != shape:
             raise InputError(f"start gave particles {np.shape(particles)} for seed {seed}; needed: {shape} as before.")
         noise = noise_seed + seed if options.get("temperature") else noise_seed
@@ -116,6 +121,16 @@ def ensemble(
         {name: np.array([run.records[name] for run in runs]) for name in runs[0].records},
         np.array([run.particles[-1] for run in runs]),
     )
+
+
+def _check_memory(problem, shape, times, seeds, max_bytes):
+    """Refuse results of all runs that would not fit; each run is checked by `simulate`."""
+    outputs = np.size(times) * (len(problem.targets) + len(problem.test_targets))
+    # Twice: run by run, and then in one array; a run has masses too.
+    needed = {"particles": 8.0 * shape[0] * (2 * shape[1] + 1), "predictions": 2 * 8.0 * outputs}
+    what = f"an ensemble of {len(seeds)} seeds of {shape[0]} particles"
+    needed = {name: len(seeds) * number for name, number in needed.items()}
+    _memory.check(needed, what, "Use fewer seeds, particles or times", max_bytes)
 
 
 def variance(ensemble: Ensemble) -> Estimate:

@@ -127,7 +127,8 @@ def fit(
     Raises
     ------
     InputError
-        On shapes that do not fit, or a Gram matrix that the memory would not hold, with its size.
+        On shapes that do not fit, features that are all zero, or a Gram matrix that the memory would not hold, with its
+        size.
 
     Cost: n p min(n, p) + min(n, p)^3 / 3 multiplications; memory 24 min(n, p)^2 bytes and blocks of features.
     """
@@ -156,6 +157,11 @@ def fit(
         if constant:  # across `root`, where no right-hand side is, the Gram matrix may be anything that is regular
             across = gram - root @ (root.T @ gram)
             gram = across - (across @ root) @ root.T + (np.trace(gram) / n) * (root @ root.T)
+    if not gram.any():
+        raise InputError(
+            f"the features of all {len(weights)} units vanish at all {n} inputs; needed: units that see them. "
+            "Are the weights zero?"
+        )
     centre = partial(_centred, problem.weights) if constant else lambda columns: columns
     given, several = several, centre(several)
     solve, rank, condition = _factor(gram, ridge)

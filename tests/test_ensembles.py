@@ -1,5 +1,7 @@
 """Ensembles: laws whose variance, average and divergence are known; the flow's own spread; what few seeds refuse."""
 
+import re
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -335,3 +337,35 @@ def test_output_growth():
 def test_bad_input(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_memory_is_refused_before_it_is_taken(monkeypatch):
+    """What all results need is known from the number of particles before any is drawn, or from the first seed's."""
+    network, problem = Network("erf"), problems.teacher_student(dim=2, n=20, seed=1)
+    drawn = []
+
+    def draw(seed):
+        drawn.append(seed)
+        return np.zeros((50, 3))
+
+    monkeypatch.setattr(ensembles.initial, "gaussian", lambda *_: drawn.append("gaussian"))
+    with pytest.raises(InputError, match=r"of 2000 seeds of 100000000 particles needs .* GiB .* Use fewer seeds"):
+        ensembles.ensemble(network, problem, 10**8, [1.0], seeds=2000)
+    assert not drawn
+    with pytest.raises(InputError, match=r"of 30 seeds of 50 particles needs .* more than 48.83 KiB, max_bytes"):
+        ensembles.ensemble(network, problem, draw, [1.0], seeds=30, max_bytes=50_000)
+    assert drawn == [0]
+
+
+def test_the_stated_memory_of_all_seeds_is_enough():
+    """Traced: 200 seeds of 2,000 particles take what is said, to 20 % for the run under way; half would not do."""
+    network, problem = Network("erf"), problems.teacher_student(dim=2, n=20, seed=1)
+    ensembles.ensemble(network, problem, 8, [0.01], seeds=2)
+    tracemalloc.start()
+    ensembles.ensemble(network, problem, 2000, [0.01], seeds=200)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    with pytest.raises(InputError) as refused:
+        ensembles.ensemble(network, problem, 2000, [0.01], seeds=200, max_bytes=1.0)
+    stated = float(re.search(r"needs ([\d.]+) MiB", str(refused.value))[1]) * 2**20
+    assert 0.5 * stated < most < 1.2 * stated

@@ -22,6 +22,7 @@ ORDER = (
     "vocabulary",
     "activations",
     "overlaps",
+    "gaussian_means",
     "losses",
     "initial",
     "problems",

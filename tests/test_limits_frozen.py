@@ -237,7 +237,7 @@ TASK, NETWORK = problem(), Network("erf")
         ),
         (
             lambda: limits.frozen(NETWORK, TASK, LAW, TIMES, method="krylov", kernel=np.eye(8)),
-            "'krylov' with a kernel that is formed",
+            "method 'krylov' with a kernel; needed: the loss",
         ),
         (lambda: limits.frozen(NETWORK, TASK, LAW, TIMES, layer="all"), "unknown layer 'all'"),
         (lambda: limits.frozen(NETWORK, TASK, LAW, TIMES, at=LAW, test_kernel=np.eye(8)), r"kernel has shape \(8, 8\)"),

@@ -98,6 +98,45 @@ def test_a_singular_matrix_has_the_solution_of_least_norm(kind):
     assert 2 * pairs[:, 0].ravel() == pytest.approx(once.coefficients, abs=1e-7)
 
 
+def nearly_singular(shape, apart):
+    """Relative error of the coefficients, of units or inputs in pairs `apart` from each other, and condition number.
+
+    Against LAPACK's least squares on the features, whose condition number is the root.
+    """
+    n_units, n = shape
+    rng = np.random.default_rng(0)
+    weights, points = rng.standard_normal((n_units, 3)), rng.standard_normal((n, 3))
+    pairs, half = (weights, n_units // 2) if n_units < n else (points, n // 2)
+    pairs[half:] = pairs[:half] + apart * rng.standard_normal((half, 3))
+    matrix = features("rf", "tanh", weights, points)
+    values = matrix @ rng.standard_normal(n_units)
+    exact = lstsq(matrix, values)[0]
+    model = linearised.fit("rf", mf.Network("tanh"), weights, mf.Problem(points, values))
+    return np.abs(model.coefficients - exact).max() / np.abs(exact).max(), model.condition
+
+
+def test_refinement(monkeypatch):
+    """Pairs 1e-3 apart, condition 1e9 to 1e11: coefficients to 1e-9; by the factors alone they are not."""
+    error, condition = nearly_singular((10, 40), 1e-3)
+    assert error < 1e-9 and 1e8 < condition < 1e11
+    exact_factor, calls = linearised._factor, []
+
+    def once(gram, ridge):
+        solve, rank, known = exact_factor(gram, ridge)
+        return lambda right: solve(right) if not calls.append(0) and len(calls) == 1 else 0.0 * right, rank, known
+
+    monkeypatch.setattr(linearised, "_factor", once)
+    assert nearly_singular((10, 40), 1e-3)[0] > 1e-9 and len(calls) == 2
+
+
+@pytest.mark.parametrize("shape", [(10, 40), (60, 20)])
+def test_a_nearly_singular_matrix_is_left_to_singular_values(monkeypatch, shape):
+    """Pairs 3e-6 apart, condition 1e13 to 1e16: coefficients to 1e-8; by Cholesky's factors they are not."""
+    assert nearly_singular(shape, 3e-6)[0] < 1e-8
+    monkeypatch.setattr(linearised, "_LEAST_RCOND", 1e-30)
+    assert nearly_singular(shape, 3e-6)[0] > 1e-8
+
+
 @KINDS
 def test_several_targets_are_fitted_as_each_alone(kind):
     """To rounding, 1e-10."""
@@ -158,6 +197,10 @@ PROBLEM, NETWORK, WEIGHTS = given(), mf.Network("tanh"), np.ones((2, 3))
         (
             lambda: linearised.fit("nt", NETWORK, np.ones((60, 3)), PROBLEM, max_bytes=1e4),
             r"a fit of 180 parameters to 40 inputs, by a matrix 40 x 40, needs .* \(Gram matrix 37.5 KiB, features",
+        ),
+        (
+            lambda: linearised.fit("rf", NETWORK, np.zeros((4, 3)), PROBLEM),
+            "features of all 4 units vanish at all 40 inputs; needed: units that see",
         ),
         (lambda: linearised.fit("rf", NETWORK, WEIGHTS, PROBLEM)(np.ones((2, 2))), "inputs have 2 columns; needed: 3"),
         (lambda: activations.biased_relu(np.inf), "threshold is inf; needed: a finite number"),
