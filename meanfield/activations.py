@@ -186,7 +186,7 @@ def softplus(beta: float = 1.0, prefactor: float = 1.0) -> Activation:
 
 @family
 @cache
-def biased_relu(threshold: float = 0.5) -> Activation:
+def biased_relu(threshold: float = 0.5) -> PiecewiseLinear:
     """max(z - threshold, 0): unlike relu it has every polynomial degree. Ghorbani et al. (arXiv 1904.12191) use 0.5.
 
     Equal thresholds give the same object. Raises InputError unless it is finite.
@@ -196,7 +196,7 @@ def biased_relu(threshold: float = 0.5) -> Activation:
     def formula(z):
         return maximum(z - threshold, 0.0), where(z > threshold, 1.0, 0.0)
 
-    return Activation(f"relu(z - {threshold:g})", formula)
+    return PiecewiseLinear(f"relu(z - {threshold:g})", formula, (threshold,))
 
 
 relu = Activation("relu", _relu)

@@ -158,7 +158,7 @@ def free_energy(run: Any, index: int = -1, *, temperature: float, ridge: float =
     return float(value), float(added.std(ddof=1) / np.sqrt(len(added)))
 
 
-def t_half(times: np.ndarray, risks: np.ndarray, share: float = 0.5) -> float:
+def t_half(times: np.ndarray, risks: np.ndarray | None = None, share: float = 0.5) -> float:
     """First time at which the risk has fallen to `share` of what it was at first; NaN if it does not.
 
     Between two times log R is taken as linear, which is exact for exponential decay (R itself where it reaches 0).
@@ -170,8 +170,13 @@ def t_half(times: np.ndarray, risks: np.ndarray, share: float = 0.5) -> float:
     share : float
         Between 0 and 1.
 
-    Raises InputError on shapes that do not fit, a negative risk, or one of 0 at first.
+    Raises InputError without risks, on shapes that do not fit, a negative risk, or one of 0 at first.
     """
+    if risks is None:
+        raise InputError(
+            "t_half is of times and of the risks at these; needed: t_half(run.times, run.records['risk']), of a run "
+            "with record=['risk']."
+        )
     times = _checks.times(times)
     risks, share = _checks.array(risks, "risks", 1, "a risk for each time"), _checks.number(share, "share", above=0.0)
     if len(risks) != len(times) or risks.min() < 0.0 or risks[0] == 0.0 or share >= 1.0:

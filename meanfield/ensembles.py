@@ -1,7 +1,8 @@
 """Ensembles: one network from many seeds, and what only many of them show: variance, average, laws of the output.
 
 The variance over seeds is what width changes in either regime; averaging networks removes it: Geiger, Spigler, Jacot &
-Wyart (arXiv 1906.08034), section 4. Intervals are 95 % bootstrap intervals over seeds (`fit.mean_interval`).
+Wyart (arXiv 1906.08034), section 4. Intervals are 95 %, by the jackknife over seeds with Student's t: of the logarithm
+where a number cannot be negative, as Miller (Ann. Math. Statist. 39, 1968) treats variances, so that few seeds do.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import digamma
+from scipy.special import digamma, stdtrit
 from tqdm.auto import tqdm
 
-from . import _checks, fit, initial, tangent
+from . import _checks, _memory, initial, tangent
 from .errors import InputError
 from .fields import DataField
 from .network import Network
@@ -49,7 +50,7 @@ class Ensemble:
 
 
 class Estimate(NamedTuple):
-    """An estimate at each time, (T,), and its 95 % bootstrap interval over seeds, (2, T)."""
+    """An estimate at each time, (T,), and its 95 % interval over seeds, (2, T)."""
 
     value: np.ndarray
     interval: np.ndarray
@@ -84,7 +85,8 @@ def ensemble(
     Raises
     ------
     InputError
-        On bad seeds, starts of different shapes, or what `simulate` refuses.
+        On bad seeds, starts of different shapes, what `simulate` refuses, or if the memory does not suffice for all the
+        results (before any particle is drawn, where their number is known).
 
     Cost: S runs, one after another: a run has the engine's threads to itself. Side by side, a seed a thread, 20 seeds
     of N = 16 to 1,024 took as long (0.15 to 0.36 s for 170 evaluations each on n = 30 points and two cores). All seeds
@@ -97,10 +99,14 @@ def ensemble(
     _checks.instance(problem, Problem, "problem", "a Problem(inputs, targets), or one from `problems`")
     seeds, draw = _seeds(seeds), start if callable(start) else _iid(start, network.seen(problem.dim))
     noise_seed = _checks.count(options.pop("noise_seed", 0), "noise_seed", least=0)
-    runs, shape = [], None
+    runs, shape = [], None if callable(start) else (start, 1 + network.seen(problem.dim))
+    if shape is not None:
+        _check_memory(problem, shape, times, seeds, options.get("max_bytes"))
     for seed in tqdm(seeds, unit="seed", disable=None if progress else True, leave=False):
         particles = draw(seed)
-        shape = np.shape(particles) if shape is None else shape
+        if shape is None:
+            shape = np.shape(particles)
+            _check_memory(problem, shape, times, seeds, options.get("max_bytes"))
         if np.shape(particles) != shape:
             raise InputError(f"start gave particles {np.shape(particles)} for seed {seed}; needed: {shape} as before.")
         noise = noise_seed + seed if options.get("temperature") else noise_seed
@@ -117,20 +123,38 @@ def ensemble(
     )
 
 
+def _check_memory(problem, shape, times, seeds, max_bytes):
+    """Refuse results of all runs that would not fit; each run is checked by `simulate`."""
+    outputs = np.size(times) * (len(problem.targets) + len(problem.test_targets))
+    # Twice: run by run, and then in one array; a run has masses too.
+    needed = {"particles": 8.0 * shape[0] * (2 * shape[1] + 1), "predictions": 2 * 8.0 * outputs}
+    what = f"an ensemble of {len(seeds)} seeds of {shape[0]} particles"
+    needed = {name: len(seeds) * number for name, number in needed.items()}
+    _memory.check(needed, what, "Use fewer seeds, particles or times", max_bytes)
+
+
 def variance(ensemble: Ensemble) -> Estimate:
     """Variance of the predictor over seeds at each time, mean over test inputs; unbiased.
 
         Var F = 1/(S - 1) sum_s mean_k (F_s(x_k) - mean F(x_k))^2
 
-    Geiger et al. (arXiv 1906.08034), eq. 16, with S - 1 for S. Raises InputError for one seed, or without a test set.
+    Geiger et al. (arXiv 1906.08034), eq. 16, with S - 1 for S. Its interval, of log Var F, is wide for few seeds: at 3
+    a factor of several each way. Raises InputError for fewer than three seeds, or without a test set.
     """
-    return _estimate(variance_shares(_tests(ensemble, 2, "a variance")))
+    shares = variance_shares(_tests(ensemble, 3, "the interval of a variance"))
+    seeds, value = len(shares), shares.mean(axis=0)
+    # Without seed s the squares about the mean are less by its share: (S - 1) Var - share, over S - 2.
+    return _positive(value, ((seeds - 1) * value - shares) / (seeds - 2))
 
 
 def error(ensemble: Ensemble) -> Estimate:
-    """Test risk of a network at each time, mean over seeds: mean_k (y_k - F_s(x_k))^2."""
-    predictions = _tests(ensemble, 2, "an interval over seeds")
-    return _estimate(np.mean((ensemble.problem.test_targets - predictions) ** 2, axis=2))
+    """Test risk of a network at each time, mean over seeds: mean_k (y_k - F_s(x_k))^2.
+
+    With 5 seeds whose outputs go up and down together at all inputs the interval covers 84 %, elsewhere 90 to 98 %.
+    Raises InputError for fewer than three seeds, or without a test set.
+    """
+    predictions = _tests(ensemble, 3, "the interval of an error")
+    return _positive_mean(np.mean((ensemble.problem.test_targets - predictions) ** 2, axis=2))
 
 
 def average_error(ensemble: Ensemble) -> Estimate:
@@ -141,9 +165,39 @@ def average_error(ensemble: Ensemble) -> Estimate:
     The average of the S networks themselves has Var F / S more, `error` has Var F more, `variance` for variance: three
     numbers for one identity. Raises InputError for fewer than three seeds, or without a test set.
     """
-    return _estimate(
-        average_error_shares(_tests(ensemble, 3, "an error of the average"), ensemble.problem.test_targets)
-    )
+    shares = average_error_shares(_tests(ensemble, 3, "an error of the average"), ensemble.problem.test_targets)
+    value, half = shares.mean(axis=0), _half_width(shares)
+    return Estimate(value, np.array([value - half, value + half]))
+
+
+def misclassified(ensemble: Ensemble) -> Estimate:
+    """Share of test labels, +-1, that a network gets wrong at each time, mean over seeds.
+
+        mean_k 1[y_k F_s(x_k) <= 0]
+
+    Its interval is Student's over seeds, cut to [0, 1]; of no width where all seeds have one share. Raises InputError
+    for fewer than three seeds, without a test set, or for targets that are no labels.
+    """
+    shares = _wrong(ensemble, _tests(ensemble, 3, "the interval of a share"))
+    value, half = shares.mean(axis=0), _half_width(shares)
+    return Estimate(value, np.clip([value - half, value + half], 0.0, 1.0))
+
+
+def average_misclassified(ensemble: Ensemble) -> np.ndarray:
+    """Share of test labels, +-1, that the average of these S networks gets wrong at each time: (T,).
+
+    Of the S networks and not of infinitely many, which `average_error` is of: a share is no polynomial in the
+    predictor, so that no unbiased estimate is to be had. Errors as of `misclassified`, but one seed will do.
+    """
+    _tests(ensemble, 1, "a share")
+    return _wrong(ensemble, average(ensemble))
+
+
+def _wrong(ensemble, predictions):
+    targets = ensemble.problem.test_targets
+    if not np.isin(targets, (-1.0, 1.0)).all():
+        raise InputError("test targets are no labels; needed: +1 or -1 each, or `error` for other targets.")
+    return np.mean(predictions * targets <= 0.0, axis=-1)
 
 
 def average(ensemble: Ensemble) -> np.ndarray:
@@ -302,6 +356,11 @@ def _seeds(seeds):
 
 
 def _iid(n_particles, width):
+    if np.ndim(n_particles):
+        raise InputError(
+            f"start is an array {np.shape(n_particles)}, the same for each seed; needed: a number of particles, or a "
+            "function from a seed to particles, such as lambda seed: initial.gaussian(N, dim, seed)."
+        )
     n_particles = _checks.count(n_particles, "start")
     return lambda seed: initial.gaussian(n_particles, width, seed)
 
@@ -317,6 +376,25 @@ def _tests(ensemble, least, what):
     return ensemble.test_predictions
 
 
-def _estimate(shares):
-    """From one term for each seed and time, (S, T)."""
-    return Estimate(shares.mean(axis=0), fit.mean_interval(shares))
+def _half_width(values):
+    """Of the 95 % interval of a mean over seeds, by Student's t with S - 1 degrees of freedom: (T,) from (S, T)."""
+    return stdtrit(len(values) - 1, 0.975) * values.std(axis=0, ddof=1) / np.sqrt(len(values))
+
+
+def _positive(value, without):
+    """Estimate of a number above 0 from its values without each seed, (S, T): log value +- t times jackknife's error.
+
+    Where a value without some seed is 0, within rounding, nothing is known but the sign: from 0 to infinity. Where all
+    are, as at t = 0 of F = f - f_0, so is the interval.
+    """
+    known = without.min(axis=0) > 1e-12 * value
+    logs = np.log(np.where(known, without, 1.0))
+    factor = np.where(known, np.exp((len(without) - 1) * _half_width(logs)), np.inf)
+    upper = np.where(value > 0.0, value * np.where(value > 0.0, factor, 1.0), 0.0)
+    return Estimate(value, np.array([value / factor, upper]))
+
+
+def _positive_mean(values):
+    """`_positive` of a mean over seeds of numbers that are not negative, (S, T)."""
+    mean = values.mean(axis=0)
+    return _positive(mean, (len(values) * mean - values) / (len(values) - 1))

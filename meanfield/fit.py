@@ -81,8 +81,10 @@ def power_law(widths, per_seed, *, resamples: int = 2000, seed: int = 0) -> Powe
     widths = _checks.array(widths, "widths", 1, "two or more widths")
     per_seed = _checks.array(per_seed, "per_seed", 2, "an array (seeds, widths)")
     if len(widths) < 2 or len(per_seed) < 2 or per_seed.shape[1] != len(widths):
+        turned = " A row is a seed: give per_seed.T." if per_seed.shape[0] == len(widths) > 1 else ""
         raise InputError(
             f"a slope needs two or more widths and seeds: got widths {widths.shape} and per_seed {per_seed.shape}."
+            f"{turned}"
         )
     if (widths <= 0).any() or len(np.unique(widths)) < 2:
         raise InputError(f"widths are {widths.tolist()}; needed: positive, and not all the same.")
@@ -125,16 +127,41 @@ def contains(interval: Sequence[float], theory: float | Sequence[float], allowan
     return low - allowance <= theory <= high + allowance
 
 
-def verdict(interval: tuple[float, float], theory: float | Sequence[float]) -> str:
+def _pair(values, what):
+    """Two numbers, low and high; NaN and infinities too."""
+    if isinstance(values, PowerLaw):
+        raise InputError(f"{what} is {values!r}; needed: its .interval, or law.verdict(theory).")
+    try:
+        low, high = (float(each) for each in values)
+    except (TypeError, ValueError):
+        raise InputError(f"{what} is {values!r}; needed: two numbers, (low, high).") from None
+    return low, high
+
+
+def verdict(
+    interval: tuple[float, float],
+    theory: float | Sequence[float],
+    *,
+    allowance: float = ALLOWANCE,
+    widest: float = WIDEST,
+) -> str:
     """ "agrees", "differs" or "cannot tell".
 
-    An interval wider than `WIDEST`, or not of two numbers in order, cannot tell, whatever it contains. Otherwise
+    An interval wider than `widest`, or not of two numbers in order, cannot tell, whatever it contains. Otherwise
     theory agrees if it is
 
-    - an exponent within the interval widened by `ALLOWANCE` on both sides, or
-    - a range (low, high) that holds the whole interval ("towards -1").
+    - an exponent within the interval widened by `allowance` on both sides, or
+    - a range (low, high) that holds the whole interval ("towards -1"); an interval that crosses an end of the range
+      cannot tell, and only one that lies outside of it differs.
+
+    Raises InputError where the interval, or a theory that is no number, is not two numbers.
     """
-    low, high = interval
-    if not 0.0 <= high - low <= WIDEST:
+    low, high = _pair(interval, "interval")
+    if not isinstance(theory, int | float):
+        theory = _pair(theory, "theory")
+    if not 0.0 <= high - low <= widest:
         return "cannot tell"
-    return "agrees" if contains(interval, theory, ALLOWANCE) else "differs"
+    if contains((low, high), theory, allowance):
+        return "agrees"
+    crosses = not isinstance(theory, int | float) and low <= theory[1] and high >= theory[0]
+    return "cannot tell" if crosses else "differs"

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import eigh
+from scipy.sparse.linalg import LinearOperator
 
-from . import _checks
+from . import _checks, krylov
 from .errors import InputError, KernelError
 
 _NEGATIVE = 1e-10  # of the largest eigenvalue: what passes for rounding of a kernel
@@ -49,8 +50,8 @@ class Regression:
 
     coefficients, predictions : c and F at the training inputs, (n,), or (n, c) for c columns of targets
     test_predictions : (m,) or (m, c); m = 0 without `cross`
-    rank : of the kernel, eigenvalues above n roundings of the largest
-    condition : number of the matrix that was solved with, S + ridge
+    rank : of the kernel, eigenvalues above n roundings of the largest; of an operator those that were seen apart
+    condition : number of the matrix that was solved with, S + ridge; of an operator estimated from below
     ridge : as given
     """
 
@@ -67,11 +68,11 @@ class Regression:
 
 
 def regression(
-    kernel: np.ndarray,
+    kernel: np.ndarray | LinearOperator,
     targets: np.ndarray,
     *,
     ridge: float = 0.0,
-    cross: np.ndarray | None = None,
+    cross: np.ndarray | LinearOperator | None = None,
     weights: np.ndarray | None = None,
 ) -> Regression:
     """Kernel regression: the F that minimises sum_k p_k (y_k - F(x_k))^2 + ridge |F|_K^2, |F|_K^2 = c' K c.
@@ -84,6 +85,8 @@ def regression(
     Parameters
     ----------
     kernel : (n, n)
+        An array, or for large n an operator such as `tangent.operator`: conjugate gradients, each column to a residual
+        of 1e-12 of the targets, so that c is good to about 1e-12 times the condition number.
     targets : (n,), or (n, c): each column by itself
     ridge : float >= 0
     cross : (m, n), optional
@@ -96,16 +99,22 @@ def regression(
     InputError
         If shapes do not fit, or the kernel is not symmetric.
     KernelError
-        If the kernel is indefinite, or without a ridge singular: its rank and condition number, and what to do.
+        If the kernel is indefinite, or without a ridge singular: its rank and condition number, and what to do. Of an
+        operator, if 2,000 products do not suffice.
 
-    Cost: O(n^3) for the eigen-decomposition.
+    Cost: O(n^3) for the eigen-decomposition; of an operator some (condition number)^(1/2) products a column.
     """
-    kernel, ridge = _square(kernel), _checks.number(ridge, "ridge", least=0.0)
-    size = len(kernel)
+    kernel, ridge = _square_or_operator(kernel), _checks.number(ridge, "ridge", least=0.0)
+    size = kernel.shape[0]
     targets = _targets(targets, size)
     weights = _checks.masses(weights, size, "weights")
     cross = _cross(cross, size)
     seen = weights > 0.0
+    if isinstance(kernel, LinearOperator):
+        coefficients, rank, condition = _by_products(kernel, targets, ridge, np.sqrt(weights))
+        return Regression(
+            coefficients, _applied(kernel, coefficients), _applied(cross, coefficients), rank, condition, ridge
+        )
     root = np.sqrt(weights[seen])
     rates, vectors = modes(kernel[np.ix_(seen, seen)], weights[seen])
     solved = rates + ridge
@@ -116,11 +125,45 @@ def regression(
             f"{solved[-1]:.3e}; needed: all above rounding. Drop repeated inputs, or give a ridge, of "
             f"{1e-8 * (solved[-1] or 1.0):.0e} perhaps",
         )
-    inverse = root[:, None] * (vectors / solved) @ vectors.T * root
-    coefficients = np.zeros_like(targets)
-    coefficients[seen] = inverse @ targets[seen]
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        inverse = root[:, None] * (vectors / solved) @ vectors.T * root
+        coefficients = np.zeros_like(targets)
+        coefficients[seen] = inverse @ targets[seen]
+    if not np.isfinite(coefficients).all():
+        raise InputError(
+            f"the coefficients overflow: eigenvalues from {solved[0]:.3e}, targets to {np.abs(targets).max():.3e}. "
+            "Scale the kernel or the targets."
+        )
     condition = float(solved[-1] / solved[0])
-    return Regression(coefficients, kernel @ coefficients, cross @ coefficients, _rank(rates), condition, ridge)
+    return Regression(
+        coefficients, _applied(kernel, coefficients), _applied(cross, coefficients), _rank(rates), condition, ridge
+    )
+
+
+def _by_products(kernel, targets, ridge, root):
+    """c = P^(1/2) (P^(1/2) K P^(1/2) + ridge)^(-1) P^(1/2) y of each column; rank and condition number as seen."""
+
+    def multiply(vector):
+        return root[seen] * (kernel @ _at(seen, root[seen] * vector))[seen] + ridge * vector
+
+    seen = root > 0.0
+    columns = targets.reshape(len(targets), -1)
+    solved = [krylov.solve(multiply, (root * column)[seen]) for column in columns.T]
+    coefficients = np.column_stack([_at(seen, root[seen] * found) for found, _ in solved]).reshape(targets.shape)
+    ritz = [values for _, values in solved if len(values)]
+    condition = max((float(values[-1] / values[0]) for values in ritz), default=1.0)
+    return coefficients, max((min(_rank(values - ridge), int(seen.sum())) for values in ritz), default=0), condition
+
+
+def _applied(array_or_operator, coefficients) -> np.ndarray:
+    return np.asarray(array_or_operator @ coefficients)
+
+
+def _at(seen, values):
+    """These values where `seen`, elsewhere 0."""
+    spread = np.zeros(len(seen))
+    spread[seen] = values
+    return spread
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -148,9 +191,9 @@ class Classification:
 
 
 def classify(
-    kernel: np.ndarray,
+    kernel: np.ndarray | LinearOperator,
     labels: np.ndarray,
-    cross: np.ndarray,
+    cross: np.ndarray | LinearOperator,
     test_labels: np.ndarray | None = None,
     *,
     ridge: float = 0.0,
@@ -163,7 +206,7 @@ def classify(
     Parameters
     ----------
     kernel, cross : (n, n), (m, n)
-        Of the training inputs, and of the test inputs with them.
+        Of the training inputs, and of the test inputs with them; arrays or operators, as in `regression`.
     labels, test_labels : (n,), and (m,) if known
         Classes, of any type that sorts.
     ridge : as in `regression`
@@ -171,14 +214,18 @@ def classify(
     Raises
     ------
     InputError
-        If shapes do not fit, or there is one class only.
+        If shapes do not fit, a label is NaN, or there is one class only.
     KernelError
         As `regression`.
     """
-    kernel = _square(kernel)
+    kernel = _square_or_operator(kernel)
     labels = np.asarray(labels)
-    if labels.shape != (len(kernel),):
-        raise InputError(f"labels have shape {labels.shape}; needed: {(len(kernel),)}, one for each training input.")
+    if labels.shape != kernel.shape[:1]:
+        raise InputError(f"labels have shape {labels.shape}; needed: {kernel.shape[:1]}, one for each training input.")
+    if (labels != labels).any():
+        raise InputError(
+            f"labels hold NaN at index {int(np.argmax(labels != labels))}; needed: a class for each input."
+        )
     classes, numbers = np.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise InputError(f"labels are all {classes[0]}; needed: two classes or more.")
@@ -233,8 +280,18 @@ def complexity(kernel: np.ndarray, targets: np.ndarray) -> float:
     Arora, Du, Hu, Li & Wang (arXiv 1901.08584), Theorem 5.1, with K the Gram matrix of the inner layer. Raises
     KernelError where K is singular: the targets may be out of its reach.
     """
-    fitted = regression(kernel, _targets(targets, len(_square(kernel)), columns=False))
-    return float(np.sqrt(2.0 * np.mean(targets * fitted.coefficients)))
+    kernel, size = _scaled(_square(kernel))
+    targets, largest = _scaled(_targets(targets, len(kernel), columns=False))
+    try:
+        fitted = regression(kernel, targets)
+    except KernelError as singular:
+        raise KernelError(
+            f"the kernel is singular or indefinite, of rank {singular.rank} of {len(targets)} and condition number "
+            f"{singular.condition:.1e}: it has no complexity; needed: inputs that differ, and a kernel of full rank.",
+            rank=singular.rank,
+            condition=singular.condition,
+        ) from None
+    return float(np.sqrt(2.0 * np.mean(targets * fitted.coefficients)) * (largest / np.sqrt(size)))
 
 
 def alignment(kernel: np.ndarray, targets: np.ndarray) -> float:
@@ -242,12 +299,18 @@ def alignment(kernel: np.ndarray, targets: np.ndarray) -> float:
 
     Cristianini, Shawe-Taylor, Elisseeff & Kandola (2001). Raises InputError where K or y vanishes.
     """
-    kernel = _square(kernel)
-    targets = _targets(targets, len(kernel), columns=False)
+    kernel, _ = _scaled(_square(kernel))
+    targets, _ = _scaled(_targets(targets, len(kernel), columns=False))
     size = np.linalg.norm(kernel) * (targets @ targets)
     if size == 0.0:
         raise InputError("the kernel or the targets are all zero, so an alignment has no meaning.")
     return float(targets @ kernel @ targets / size)
+
+
+def _scaled(array):
+    """Over its largest entry, and that: squares and inverses of any finite numbers then neither over- nor underflow."""
+    largest = float(np.abs(array).max()) or 1.0
+    return array / largest, largest
 
 
 def _rank(rates):
@@ -262,10 +325,21 @@ def _error(eigenvalues, message):
     return KernelError(message + stated, rank=rank, condition=condition)
 
 
-def _square(kernel):
-    kernel = _checks.array(kernel, "kernel", 2, "a symmetric array (n, n)")
+def _square_or_operator(kernel):
+    if not isinstance(kernel, LinearOperator):
+        return _square(kernel)
+    _as_many_columns(kernel)
+    return kernel
+
+
+def _as_many_columns(kernel):
     if kernel.shape[0] != kernel.shape[1]:
         raise InputError(f"kernel has shape {kernel.shape}; needed: as many rows as columns, of the training inputs.")
+
+
+def _square(kernel):
+    kernel = _checks.array(kernel, "kernel", 2, "a symmetric array (n, n)")
+    _as_many_columns(kernel)
     if not np.allclose(kernel, kernel.T, rtol=0, atol=1e-10 * np.abs(kernel).max()):
         raise InputError("kernel is not symmetric; needed: K(x_i, x_j) = K(x_j, x_i).")
     return kernel
@@ -282,7 +356,8 @@ def _targets(targets, size, columns=True):
 def _cross(cross, size):
     if cross is None:
         return np.zeros((0, size))
-    cross = _checks.array(cross, "cross", 2, f"an array (m, {size})")
+    if not isinstance(cross, LinearOperator):
+        cross = _checks.array(cross, "cross", 2, f"an array (m, {size})")
     if cross.shape[1] != size:
         raise InputError(f"cross has shape {cross.shape}; needed: (m, {size}), a column for each training input.")
     return cross

@@ -7,11 +7,12 @@ With weights w_i that do not move, i = 1..N,
 
 These are what a network reduces to when only its outer, or only its inner weights make small moves: Ghorbani, Mei,
 Misiakiewicz & Montanari (arXiv 1904.12191), section 1, where they have no alpha and no 1/N either. The coefficients c
-minimise sum_k p_k (y_k - f(x_k))^2 + ridge |c|^2.
+minimise sum_k p_k (y_k - f(x_k))^2 + ridge |c|^2; with `constant` f has one more, which no ridge holds back.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ class Linearised:
 
     weights : (N, d), as the units see the inputs: one column more with a bias
     coefficients : (N,) or (N d,), i-major; one column for each of several targets
+    constant : beside the features, a number or (targets,); 0 unless it was asked for
     ridge : as given
     rank : of the weighted feature matrix; less than min(n, parameters) only where it is singular to rounding
     condition : of its Gram matrix, with the ridge; infinite if singular
@@ -65,6 +67,7 @@ class Linearised:
     network: Network
     weights: np.ndarray
     coefficients: np.ndarray
+    constant: float | np.ndarray
     ridge: float
     rank: int
     condition: float
@@ -73,8 +76,11 @@ class Linearised:
 
     def __call__(self, inputs: ArrayLike) -> np.ndarray:
         points = _checks.array(inputs, "inputs", 2, "an array (m, d)")
-        _checks_weights(self.network, self.weights, points.shape[1])
-        return _apply(self.kind, self.network, self.weights, self.network.inputs(points), self.coefficients)
+        if self.network.seen(points.shape[1]) != self.weights.shape[1]:
+            dim = self.weights.shape[1] - bool(self.network.bias)
+            raise InputError(f"inputs have {points.shape[1]} columns; needed: {dim}, as the model was fitted to.")
+        seen = self.network.inputs(points)
+        return _apply(self.kind, self.network, self.weights, seen, self.coefficients) + self.constant
 
     def __repr__(self) -> str:
         return (
@@ -91,13 +97,14 @@ def fit(
     problem: Problem,
     ridge: float = 0.0,
     *,
+    constant: bool = False,
     targets: ArrayLike | None = None,
     test_targets: ArrayLike | None = None,
     max_bytes: float | None = None,
 ) -> Linearised:
     """Ridge regression on random features or neural tangent features of these weights.
 
-        min over c of sum_k p_k (y_k - f(x_k))^2 + ridge |c|^2
+        min over c, and with `constant` over b, of sum_k p_k (y_k - b - f(x_k))^2 + ridge |c|^2,   else b = 0
 
     The normal equations of the smaller side, n or the number p of parameters, by Cholesky's factors and one step of
     refinement; where these are near singular, the solution of least norm by singular values, with its rank said.
@@ -110,6 +117,9 @@ def fit(
     weights : (N, d), or (N, d + 1) with a bias
     problem : with the square loss in mind; its loss is not used
     ridge : float >= 0
+    constant : bool
+        A constant beside the features: what `quadratics` calls `offset`. For `targets.quadratic`, whose mean is 0 while
+        that of the units is not, the exact errors with offset=True are those of constant=True.
     targets, test_targets : (n, m) and (n_test, m), optional
         Several targets at once, in place of the problem's.
     max_bytes : most memory it may take; default 80 % of what is free
@@ -117,7 +127,8 @@ def fit(
     Raises
     ------
     InputError
-        On shapes that do not fit, or a Gram matrix that the memory would not hold, with its size.
+        On shapes that do not fit, features that are all zero, or a Gram matrix that the memory would not hold, with its
+        size.
 
     Cost: n p min(n, p) + min(n, p)^3 / 3 multiplications; memory 24 min(n, p)^2 bytes and blocks of features.
     """
@@ -138,32 +149,49 @@ def fit(
     )
     if p <= n:
         gram = _gram_of_features(model, network, weights, seen, root)
+        if constant:  # less the products of the features' means
+            means = _transposed(model, network, weights, seen, root**2)
+            gram = gram - means @ means.T
     else:
         gram = root * _gram_of_inputs(model, network, weights, problem.inputs, max_bytes) * root.T
+        if constant:  # across `root`, where no right-hand side is, the Gram matrix may be anything that is regular
+            across = gram - root @ (root.T @ gram)
+            gram = across - (across @ root) @ root.T + (np.trace(gram) / n) * (root @ root.T)
+    if not gram.any():
+        raise InputError(
+            f"the features of all {len(weights)} units vanish at all {n} inputs; needed: units that see them. "
+            "Are the weights zero?"
+        )
+    centre = partial(_centred, problem.weights) if constant else lambda columns: columns
+    given, several = several, centre(several)
     solve, rank, condition = _factor(gram, ridge)
     if solve is None:
         coefficients, rank, condition = _by_singular_values(
-            model, network, weights, seen, root, root * several, ridge, max_bytes
+            model, network, weights, seen, root, root * several, ridge, max_bytes, constant
         )
     elif p <= n:
         pulled = _transposed(model, network, weights, seen, root * (root * several))
         coefficients = solve(pulled)
-        rest = root * (several - _apply(model, network, weights, seen, coefficients))
+        rest = root * centre(several - _apply(model, network, weights, seen, coefficients))
         pulled = _transposed(model, network, weights, seen, root * rest)
         coefficients = coefficients + solve(pulled - ridge * coefficients)
     else:
         duals = solve(root * several)
         duals = duals + solve(root * several - gram @ duals - ridge * duals)
         coefficients = _transposed(model, network, weights, seen, root * duals)
+        rank -= constant
+    several = given
     if targets is None:
         several, tests, coefficients = several[:, 0], tests[:, 0], coefficients[:, 0]
     found = [
         _apply(model, network, weights, each, coefficients) for each in (seen, network.inputs(problem.test_inputs))
     ]
+    beside: Any = problem.weights @ (several - found[0]) if constant else 0.0
+    found = [each + beside for each in found]
     train = problem.weights @ (several - found[0]) ** 2
     test = ((tests - found[1]) ** 2).mean(axis=0) if len(tests) else np.full(several.shape[1:], np.nan)
     errors = (train, test) if targets is not None else (float(train), float(test))
-    return Linearised(model, network, weights, coefficients, ridge, rank, condition, *errors)
+    return Linearised(model, network, weights, coefficients, beside, ridge, rank, condition, *errors)
 
 
 def units(n_units: int, dim: int, seed: int | Sequence[int] = 0) -> np.ndarray:
@@ -182,7 +210,13 @@ def _kind(kind) -> Kind:
 
 def _checks_weights(network, weights, dim):
     """Refuse weights that are not those of units which see these inputs."""
-    network.particles(np.column_stack([np.ones(len(weights)), weights]), dim)
+    needed = network.seen(dim)
+    if weights.shape[1] != needed:
+        hint = " Of particles (a, w): particles[:, 1:]." if weights.shape[1] == needed + 1 else " See linearised.units."
+        raise InputError(
+            f"weights have {weights.shape[1]} columns, but inputs of dimension {dim}"
+            f"{' and a bias' if network.bias else ''} need {needed}, the w of each unit without its a.{hint}"
+        )
 
 
 def _columns(problem, targets, test_targets):
@@ -266,7 +300,12 @@ def _factor(gram, ridge):
     return lambda right: cho_solve(factor, right), len(gram), 1.0 / rcond
 
 
-def _by_singular_values(kind, network, weights, seen, root, right, ridge, max_bytes):
+def _centred(weights, columns):
+    """Less the mean of each column."""
+    return columns - weights @ columns
+
+
+def _by_singular_values(kind, network, weights, seen, root, right, ridge, max_bytes, constant):
     """(coefficients of least norm, rank, condition number) from the features themselves, whose condition number is the
     root of their Gram matrix's.
     """
@@ -277,7 +316,10 @@ def _by_singular_values(kind, network, weights, seen, root, right, ridge, max_by
         "Give a ridge, or use fewer units",
         max_bytes,
     )
-    left, values, rows = svd(root * _features(kind, network, weights, seen), full_matrices=False)
+    features = root * _features(kind, network, weights, seen)
+    if constant:
+        features = features - root @ (root.T @ features)
+    left, values, rows = svd(features, full_matrices=False)
     kept = values > max(n, p) * np.finfo(float).eps * values[0]
     shares = np.divide(values, values**2 + ridge, out=np.zeros_like(values), where=kept)
     smallest = values[-1] ** 2 + ridge

@@ -14,6 +14,7 @@ from .diagnostics import Snapshot
 from .errors import DivergenceError, InputError, StepLimitError
 from .fields import DataField
 from .integrators import FixedSteps, StateLost, StepLimitReached
+from .problems import Problem
 
 # Of a kernel that is formed only for an error's message: inputs, and multiplications.
 _MOST_INPUTS, _MOST_PRODUCTS = 2000, 2.5e10
@@ -171,8 +172,15 @@ def _advance(moving, schedule, velocity, state, now, target, on_step, first):
     except StepLimitReached:
         raise StepLimitError(
             f"{schedule.max_steps} steps were spent before t = {target:g} ({schedule.accepted} accepted, "
-            f"{schedule.rejected} rejected); raise max_steps{schedule.advice}."
+            f"{schedule.rejected} rejected); {_step_advice(moving.problem, schedule)}."
         ) from None
+
+
+def _step_advice(problem, schedule):
+    """What to do about a spent budget: where the pull jumps, no step that an error estimate chooses is small enough."""
+    if isinstance(problem, Problem) and not problem.loss.smooth and not isinstance(schedule, FixedSteps):
+        return f"the pull of the loss {problem.loss.name!r} jumps: use losses.soft_hinge, or scheme='euler' with dt"
+    return f"raise max_steps{schedule.advice}"
 
 
 def _particles(moving, state, rows, snapshot):

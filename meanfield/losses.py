@@ -22,12 +22,14 @@ class Loss:
     value : (f, y) -> l
     pull : (f, y) -> u = -dl/df, what drives the particles (docs/notation).
     labels : whether targets are labels, +-1
+    smooth : whether the pull is continuous in f; integrators with an error estimate need that
     """
 
     name: str
     value: Callable[[Any, Any], Any]
     pull: Callable[[Any, Any], Any]
     labels: bool = False
+    smooth: bool = True
 
     def __repr__(self) -> str:
         return f"Loss({self.name!r})"
@@ -75,7 +77,7 @@ def _hinge_pull(f, y):
 _SOFT, _LOGISTIC = soft_hinge(), soft_hinge(1.0, 0.0)
 
 squared = Loss("squared", _squared_value, _squared_pull)
-hinge = Loss("hinge", _hinge_value, _hinge_pull, labels=True)
+hinge = Loss("hinge", _hinge_value, _hinge_pull, labels=True, smooth=False)
 logistic = Loss("logistic", _LOGISTIC.value, _LOGISTIC.pull, labels=True)
 
 LOSSES = {

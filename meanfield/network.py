@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from . import _checks
-from .activations import ACTIVATIONS, Activation
+from .activations import ACTIVATIONS, FAMILIES, Activation, quadratic
 from .errors import InputError
 from .scaling import Scaling
 
@@ -35,6 +35,12 @@ class Network:
     bias: float
 
     def __init__(self, activation: str | Activation, scaling: Scaling | None = None, bias: float = 0.0):
+        families = {**FAMILIES, quadratic.__name__: quadratic}
+        for name, family in families.items():
+            if activation is family or (activation == name and name not in ACTIVATIONS):
+                raise InputError(
+                    f"activation is the family {name!r}; needed: a member, Network(activations.{name}(...))."
+                )
         activation = _checks.find(ACTIVATIONS, activation, "activation")
         scaling = Scaling.mean_field() if scaling is None else scaling
         if not isinstance(activation, Activation):

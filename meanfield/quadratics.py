@@ -11,6 +11,9 @@ for B isotropic (`targets.goe`) and D = d (d + 1) / 2 the mean shares are exactl
 
     random features 1 - N / D,   neural tangent k (k + 1) / (d (d + 1)), k = d - N, which tends to (1 - N/d)^2.
 
+The constant is that of `linearised.fit(..., constant=True)`. The target of `targets.quadratic` is x'Bx - tr B: with a
+constant its errors are these, offset=True. Without one they are those of x'Bx, offset=False, only where tr B = 0.
+
 Errors are in units of f*^2; divide by `size` for a share.
 """
 

@@ -55,13 +55,17 @@ class Run:
         return float(np.abs(self.residuals - (self.problem.targets - self.predictions)).max())
 
     def __repr__(self) -> str:
-        risk = self.problem.weights @ (self.problem.targets - self.predictions[-1]) ** 2
+        if isinstance(self.problem, Problem) and self.problem.loss.labels:
+            last = self.problem.loss.value(self.predictions[-1], self.problem.targets)
+            what, number = f"{self.problem.loss.name} loss", self.problem.weights @ last
+        else:
+            what = "risk at the probes" if isinstance(self.problem, Population) else "risk"
+            number = self.problem.weights @ (self.problem.targets - self.predictions[-1]) ** 2
         return (
             f"Run({self.problem.name!r}, {self.network.activation.name}, N={len(self.masses)}, "
             f"alpha={self.network.scaling.alpha:g}, t=0..{self.times[-1]:g}, {self.scheme}: {self.steps} steps on "
             f"{self.engine} ({self.dtype}), {'' if self.stopped_by == 'time' else f'stopped by {self.stopped_by}, '}"
-            f"final risk {'at the probes ' if isinstance(self.problem, Population) else ''}{risk:.4g}, "
-            f"{self.seconds:.2f} s)"
+            f"final {what} {number:.4g}, {self.seconds:.2f} s)"
         )
 
 

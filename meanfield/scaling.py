@@ -65,8 +65,13 @@ class Scaling:
         return cls(1.0)
 
     @classmethod
-    def ntk(cls, n_particles: int, c: float = 1.0, shift: str | float | None = "initial") -> "Scaling":
-        """alpha = c sqrt(N), learning f - f_0, so that N -> infinity has a deterministic limit: the NTK flow."""
+    def ntk(cls, n_particles: int | None = None, c: float = 1.0, shift: str | float | None = "initial") -> "Scaling":
+        """alpha = c sqrt(N), learning f - f_0, so that N -> infinity has a deterministic limit: the NTK flow.
+
+        Raises InputError without N: alpha is of one width.
+        """
+        if n_particles is None:
+            raise InputError("Scaling.ntk() is of no width; needed: Scaling.ntk(n_particles), alpha = c sqrt(N).")
         n_particles = _checks.count(n_particles, "n_particles")
         return cls(_checks.number(c, "c", above=0.0) * math.sqrt(n_particles), shift=shift)
 

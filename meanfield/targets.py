@@ -201,7 +201,7 @@ def quadratic(
 
     matrix : (d, d) symmetric; default `goe(dim, seed)`. A given one is not normalised: E f*^2 = 2 |B|^2.
 
-    What models of N units make of it is known exactly: `quadratics`.
+    What models of N units and a constant make of it is known exactly: `quadratics`, offset=True.
     """
     dim, n, n_test = _sizes(dim, n, n_test)
     form = goe(dim, seed) if matrix is None else symmetric_matrix(matrix)

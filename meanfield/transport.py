@@ -14,10 +14,12 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 
-from . import _checks
+from . import _checks, initial
 from .errors import ConvergenceError, InputError
+from .initial import GaussianLaw
 
 _ENTRIES = 2**21  # projections made at once
+_STREAM = 0x5732  # keeps the seeds of samples of a law apart from those that a script counts from 0
 _MOST_ITERATIONS = 100_000_000  # POT's default, 100,000, stops 10 % too high at N = 4,000 with only a warning
 
 
@@ -243,7 +245,7 @@ def _on_lines(a, b, masses_a, masses_b):
 
 
 def w2_floor(
-    draw: Callable[[int, int], np.ndarray],
+    draw: GaussianLaw | Callable[[int, int], np.ndarray],
     n_points: int,
     seeds: Iterable[int],
     distance: Callable[[np.ndarray, np.ndarray], Any] = w2,
@@ -252,17 +254,21 @@ def w2_floor(
 
     Parameters
     ----------
-    draw : (n_points, seed) -> (n_points, D)
-        An independent sample for every seed. Seed s is used as 2 s and 2 s + 1.
+    draw : GaussianLaw, or (n_points, seed) -> (n_points, D)
+        An independent sample for every seed. It is called with seeds far from the small ones that a script gives its
+        own clouds (below 2^32, two for each of `seeds`, by NumPy's SeedSequence under a key of this function).
     n_points : int
-    seeds : iterable of int
+    seeds : iterable of whole numbers
     distance : (a, b) -> number or numbers
         Another distance than `w2`: then the floor of that one; a row of the result for each seed.
 
     For D >= 3 it falls only like n_points^(-1/D) (Fournier & Guillin 2015), so that exact W2 at finite N mostly
     shows this floor.
+
+    Raises InputError where `draw` or `seeds` is something else.
     """
-    return np.array([distance(draw(n_points, 2 * seed), draw(n_points, 2 * seed + 1)) for seed in seeds])
+    sample = _sampler(draw, _checks.count(n_points, "n_points"))
+    return np.array([distance(*(sample(each) for each in pair)) for pair in _pairs_of_seeds(seeds)])
 
 
 class FromLaw(NamedTuple):
@@ -274,18 +280,53 @@ class FromLaw(NamedTuple):
 
 def w2_to_law(
     cloud: np.ndarray,
-    draw: Callable[[int, int], np.ndarray],
+    draw: GaussianLaw | Callable[[int, int], np.ndarray],
     seeds: Iterable[int],
     distance: Callable[[np.ndarray, np.ndarray], Any] = w2,
 ) -> FromLaw:
     """Distance of a cloud from a law, the initial one say, by samples of its own size, beside the floor.
 
-    Arguments as for `w2_floor`: the cloud stands where the floor has the sample of seed 2 s, so that both are against
-    the same samples, of seeds 2 s + 1, and the difference of the two has the samples' noise mostly gone.
+    Arguments and errors as for `w2_floor`: the cloud stands where the floor has the first sample of a seed, so that
+    both are against the same second samples, and the difference of the two has the samples' noise mostly gone.
     """
-    cloud, seeds = _checks.array(cloud, "cloud", 2, "an array (points, D)"), list(seeds)
-    found = np.array([distance(cloud, draw(len(cloud), 2 * seed + 1)) for seed in seeds])
-    return FromLaw(found, w2_floor(draw, len(cloud), seeds, distance))
+    cloud = _checks.array(cloud, "cloud", 2, "an array (points, D)")
+    sample, distances, floor = _sampler(draw, len(cloud)), [], []
+    for pair in _pairs_of_seeds(seeds):
+        first, second = (sample(each) for each in pair)
+        distances.append(distance(cloud, second))
+        floor.append(distance(first, second))
+    return FromLaw(np.array(distances), np.array(floor))
+
+
+def _pairs_of_seeds(seeds):
+    """Two seeds of their own for each of `seeds`."""
+    if isinstance(seeds, int | np.integer) or not isinstance(seeds, Iterable):
+        raise InputError(f"seeds is {seeds!r}; needed: the seeds, such as range(4).")
+    counted = [_checks.count(seed, "a seed", least=0) for seed in seeds]
+    words = (np.random.SeedSequence(seed, spawn_key=(_STREAM,)).generate_state(2) for seed in counted)
+    return [(int(first), int(second)) for first, second in words]
+
+
+def _sampler(draw, n_points):
+    """seed -> a sample (n_points, D)."""
+    if isinstance(draw, GaussianLaw):
+        law = draw
+        return lambda seed: law.place(_checks.generator(seed).standard_normal((n_points, 1 + law.dim)))
+    needs = "a GaussianLaw, or a function draw(n_points, seed), such as lambda n, seed: initial.gaussian(n, dim, seed)"
+    if draw is initial.gaussian:
+        raise InputError(f"draw is initial.gaussian, whose second argument is the dimension; needed: {needs}.")
+    if not callable(draw):
+        raise InputError(f"draw is {draw!r}; needed: {needs}.")
+
+    def sample(seed):
+        drawn = _checks.array(draw(n_points, seed), "what draw gave", 2, f"an array ({n_points}, D)")
+        if len(drawn) != n_points:
+            raise InputError(
+                f"draw gave {len(drawn)} points; needed: {n_points} as asked for, from draw(n_points, seed)."
+            )
+        return drawn
+
+    return sample
 
 
 def interpolate(a: np.ndarray, b: np.ndarray, share: float) -> np.ndarray:

@@ -42,8 +42,9 @@ def test_readme_python_runs(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.strip()
 
 
-def test_the_page_of_dynamics_runs(capsys):
+def test_the_page_of_dynamics_runs(tmp_path, monkeypatch, capsys):
     """docs/dynamics.md, block after block in one namespace, and what it says its numbers do."""
+    monkeypatch.chdir(tmp_path)  # it writes files
     space = {}
     for source in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "dynamics.md").read_text(), re.DOTALL):
         exec(compile(source, "dynamics.md", "exec"), space)
@@ -54,6 +55,20 @@ def test_the_page_of_dynamics_runs(capsys):
     assert printed[2].startswith("margin 1 ")
     distances = [float(line.split()[1]) for line in printed if line.startswith(("64 ", "128 "))]
     assert 3.5 < distances[0] / distances[1] < 4.5
+    (difference,) = (float(line.split()[-1]) for line in printed if line.startswith("from file"))
+    assert difference < 1e-12
+    (accuracy,) = (float(line.split()[-1]) for line in printed if line.startswith("accuracy"))
+    assert accuracy > 0.8
+    rows = {line.split()[0]: [float(x) for x in re.findall(r"\d\.\d{4}", line)] for line in printed}
+    for name in ("variance", "error", "average_error"):
+        value, low, high = rows[name]
+        assert low < value < high
+    assert abs(rows["error"][0] - rows["average_error"][0] - rows["variance"][0]) < 2e-4
+    distance, floor = re.fullmatch(
+        r"from the initial law (\S+) floor (\S+)", next(each for each in printed if each.startswith("from the initial"))
+    ).groups()
+    assert float(distance) > float(floor)
+    assert re.search(r"PowerLaw\(-0\.\d+ .* against -1/2: (agrees|cannot tell)", "\n".join(printed))
 
 
 def blocks(page):

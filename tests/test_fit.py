@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from meanfield.errors import InputError
+from meanfield.experiments.findings import Finding
 from meanfield.fit import ALLOWANCE, WIDEST, PowerLaw, local_slopes, mean_interval, power_law, verdict
 
 WIDTHS = np.array([16, 32, 64, 128, 256, 512])
@@ -131,8 +132,11 @@ TINY = 1e-9
         ((-1.0, -0.8), RANGE, "agrees"),
         ((-0.9, -0.65), RANGE, "agrees"),
         ((-1.1, -0.9), RANGE, "agrees"),
-        ((-0.9, -0.65 + TINY), RANGE, "differs"),
-        ((-1.1 - TINY, -0.9), RANGE, "differs"),
+        ((-0.9, -0.65 + TINY), RANGE, "cannot tell"),
+        ((-1.1 - TINY, -0.9), RANGE, "cannot tell"),
+        ((-1.101, -0.803), RANGE, "cannot tell"),
+        ((-0.65 + TINY, -0.45), RANGE, "differs"),
+        ((-1.3, -1.1 - TINY), RANGE, "differs"),
         ((-0.55, -0.45), RANGE, "differs"),
         ((-1.05, -0.7), RANGE, "cannot tell"),
         ((-1.3, -0.9), RANGE, "cannot tell"),
@@ -140,8 +144,10 @@ TINY = 1e-9
 )
 def test_verdict(interval, theory, expected):
     """An exponent within the interval widened by the allowance; a range around the whole interval, without one; an
-    interval wider than `WIDEST` tells nothing.
+    interval wider than `WIDEST`, or across an end of a range, tells nothing. A `Finding` says the same.
     """
+    finding = Finding("slope", interval[0], interval, theory, ALLOWANCE, WIDEST)
+    assert finding.verdict == expected
     assert verdict(interval, theory) == expected
 
 

@@ -49,6 +49,16 @@ def test_exponents_of_the_plane(q, q_tilde):
     assert found["parameters"].law.verdict(q + q_tilde + 0.3) == "differs"
 
 
+@pytest.mark.parametrize(("point", "corrected"), [((-0.5, 1.0, 0.0), False), ((-1.0, 1.0), True)])
+def test_exponents_of_default_and_of_the_corrected_mean_field(point, corrected):
+    """f_0, the step and the parameters: verdict "agrees"; and f_0 of the plain mean field is not of order 1."""
+    found = fluctuations.plane(*point, corrected=corrected, quick=True)
+    for name in ("f_0", "step", "parameters"):
+        assert found[name].verdict == "agrees", name
+    assert ("kernel" in found) == corrected
+    assert found["f_0"].law.verdict(-0.5) == "differs"
+
+
 def test_distances_of_golikov():
     """MF's KL is 1/2 (log 32 + 1/32 - 1) where its moments' other parts agree, within 0.25; the others' order; and the
     frozen term is what sets IC-MF apart from MF: without it they would be equal.
@@ -60,6 +70,9 @@ def test_distances_of_golikov():
     for each in found.values():
         assert each.interval[0] < each.value < each.interval[1]
         assert each.plug_in > each.value
+    value, (low, high) = found["ntk"].less(found["ic-mf"])
+    assert low < value == found["ntk"].value - found["ic-mf"].value < high
+    assert found["mf"].less(found["mf"]) == (0.0, (0.0, 0.0)), "draws of seeds are shared, and cancel"
 
 
 def test_golikovs_scalings_are_one_at_d_star():

@@ -6,7 +6,7 @@ import mpmath
 import numpy as np
 import pytest
 from scipy.linalg import expm, hilbert
-from scipy.sparse.linalg import expm_multiply
+from scipy.sparse.linalg import aslinearoperator, expm_multiply
 
 from meanfield import GaussianLaw, Network, Problem, datasets, kernels, krylov, limits, tangent
 from meanfield.errors import ConvergenceError, InputError, KernelError
@@ -66,12 +66,63 @@ def test_regression_is_a_minimum():
 
 def test_points_of_weight_zero_are_not_there():
     """With a ridge and without: the same predictions as of the others alone, to 1e-11; no coefficient."""
-    weights = np.r_[np.ones(9), np.zeros(3)]
-    for ridge in (0.0, 0.1):
-        whole = kernels.regression(KERNEL, TARGETS, ridge=ridge, cross=CROSS, weights=weights)
-        alone = kernels.regression(KERNEL[:9, :9], TARGETS[:9], ridge=ridge, cross=CROSS[:, :9])
-        assert whole.test_predictions == pytest.approx(alone.test_predictions, abs=1e-11)
-        assert not whole.coefficients[9:].any()
+    for there in (np.arange(12) < 9, np.arange(12) % 4 > 0):
+        for ridge in (0.0, 0.1):
+            whole = kernels.regression(KERNEL, TARGETS, ridge=ridge, cross=CROSS, weights=there.astype(float))
+            few = kernels.regression(KERNEL[np.ix_(there, there)], TARGETS[there], ridge=ridge, cross=CROSS[:, there])
+            assert whole.test_predictions == pytest.approx(few.test_predictions, abs=1e-11)
+            assert whole.coefficients[there] == pytest.approx(few.coefficients, rel=1e-9, abs=1e-11)
+            assert not whole.coefficients[~there].any()
+
+
+def operator_and_kernel(n):
+    points = np.random.default_rng(5).standard_normal((n, 3))
+    network, law = Network("relu"), GaussianLaw(3)
+    return tangent.operator(network, law, points), tangent.infinite(network, law, points), np.sin(points)
+
+
+@pytest.mark.parametrize("ridge", [1e-4, 0.1])
+@pytest.mark.parametrize("weights", [None, np.r_[0.0, np.ones(30), 0.0, np.linspace(0.1, 3.0, 28)]], ids=["1/n", "p"])
+def test_regression_by_products_is_the_dense_one(ridge, weights):
+    """tangent.operator and conjugate gradients: the coefficients of the eigen-decomposition to 1e-8 of the largest.
+
+    The condition number is seen from below, to a factor of 2; an operator 0.1 % off is seen.
+    """
+    lazy, dense, targets = operator_and_kernel(60)
+    found, exact = (kernels.regression(each, targets, ridge=ridge, weights=weights) for each in (lazy, dense))
+    size = np.abs(exact.coefficients).max()
+    assert np.abs(found.coefficients - exact.coefficients).max() < 1e-8 * size
+    assert found.predictions == pytest.approx(exact.predictions, abs=1e-9)
+    assert 0.5 * exact.condition < found.condition < 1.000001 * exact.condition and found.rank <= exact.rank
+    wrong = kernels.regression(1.001 * lazy, targets, ridge=ridge, weights=weights)
+    assert np.abs(wrong.coefficients - exact.coefficients).max() > 1e-6 * size
+    assert not kernels.regression(lazy, 0.0 * targets, ridge=ridge).coefficients.any()
+
+
+def test_classes_by_products():
+    """Labels and scores of an operator are those of its kernel, scores to 1e-8; so are the test inputs' of another."""
+    lazy, dense, targets = operator_and_kernel(60)
+    labels = np.where(targets[:, 0] > 0.3, "high", "low")
+    found, exact = (kernels.classify(each, labels, each, labels, ridge=1e-3) for each in (lazy, dense))
+    assert (found.labels == exact.labels).all() and found.accuracy == exact.accuracy > 0.9
+    assert found.regression.test_predictions == pytest.approx(exact.regression.test_predictions, abs=1e-8)
+
+
+def test_conjugate_gradients_are_refused_where_they_stop_short():
+    """The Hilbert matrix of order 12 (condition 1.7e16): an error with the rank and the condition number seen.
+
+    An indefinite matrix is an error too; with a ridge the first is solved.
+    """
+    matrix, right = hilbert(12), np.random.default_rng(0).standard_normal(12)
+    with pytest.raises(KernelError, match=r"leave .* of the right-hand side; .* Give a ridge.*\(rank \d+ or") as caught:
+        krylov.solve(lambda vector: matrix @ vector, right, most=8)
+    assert 1 <= caught.value.rank <= 12 and 10.0 < caught.value.condition < 1e18
+    with pytest.raises(KernelError, match=r"v'Sv = -.* needed: all eigenvalues positive"):
+        krylov.solve(lambda vector: np.array([1.0, -2.0]) * vector, np.ones(2))
+    shifted = matrix + 1e-3 * np.eye(12)
+    found, ritz = krylov.solve(lambda vector: shifted @ vector, right)
+    assert found == pytest.approx(np.linalg.solve(shifted, right), rel=1e-8)
+    assert ritz[-1] == pytest.approx(np.linalg.eigvalsh(shifted)[-1], rel=1e-9)
 
 
 def test_the_frozen_flow_ends_at_the_regression():
@@ -274,6 +325,27 @@ def test_lanczos_ends_where_the_space_does():
     assert not krylov.lanczos(lambda vector: matrix @ vector, np.zeros(5), TIMES)[0].any()
 
 
+def test_lanczos_keeps_its_basis_orthogonal():
+    """200 rates from 1e-12 to 1, t = 1e6, the closed form: residual to 1e-9 |b|; once orthogonalised it is 1e-5 off."""
+    rates, start = np.geomspace(1e-12, 1.0, 200), np.random.default_rng(1).standard_normal(200)
+    found, _ = krylov.lanczos(lambda vector: rates * vector, start, np.array([1e6]), tolerance=1e-13)
+    exact = np.exp(-1e6 * rates) * start
+    assert np.abs(start - rates * found[0] - exact).max() < 1e-9 * np.linalg.norm(start)
+    assert np.abs(start - 1.00001 * rates * found[0] - exact).max() > 1e-9 * np.linalg.norm(start)
+
+
+def test_complexity_and_alignment_of_any_size():
+    """Near the ends of float64: as of K times 1, scaled as they must; to 1e-12, and to 1e-3 where digits end."""
+    y = TARGETS[:, 0]
+    plain = kernels.complexity(KERNEL, y), kernels.alignment(KERNEL, y)
+    for size in (1e-300, 1e300):
+        assert kernels.complexity(size * KERNEL, y) == pytest.approx(plain[0] / np.sqrt(size), rel=1e-12)
+        assert kernels.alignment(size * KERNEL, 1e200 * y) == pytest.approx(plain[1], rel=1e-12)
+    assert kernels.complexity(1e-320 * np.eye(4), np.ones(4)) == pytest.approx(np.sqrt(2.0) * 1e160, rel=1e-3)
+    assert kernels.alignment(1e308 * np.eye(4), np.ones(4)) == pytest.approx(0.5, rel=1e-14)
+    assert kernels.complexity(KERNEL, 2.0 * y) == pytest.approx(2.0 * plain[0], rel=1e-12), "and targets count"
+
+
 # Files
 
 
@@ -352,6 +424,12 @@ Y = TARGETS[:, 0]
         (lambda: kernels.classify(KERNEL, Y[:4], CROSS), r"labels have shape \(4,\); needed: \(12,\)"),
         (lambda: kernels.classify(KERNEL, Y > 0, CROSS, Y), r"test_labels have shape \(12,\); needed: \(5,\)"),
         (lambda: krylov.lanczos(lambda v: np.array([1.0, -2.0]) * v, np.ones(2), TIMES), "S has an eigenvalue of -2.0"),
+        (lambda: kernels.classify(KERNEL, np.r_[np.nan, Y[1:]], CROSS), "labels hold NaN at index 0; needed: a class"),
+        (lambda: kernels.regression(1e-320 * np.eye(4), np.ones(4)), "the coefficients overflow: .* Scale the kernel"),
+        (lambda: kernels.regression(aslinearoperator(CROSS), Y), r"kernel has shape \(5, 12\); needed: as many rows"),
+        (lambda: kernels.modes(aslinearoperator(KERNEL)), "kernel cannot be read as numbers|kernel has shape"),
+        (lambda: krylov.lanczos(lambda v: np.nan * v, np.ones(2), TIMES), "a product with S holds NaN or infinity"),
+        (lambda: krylov.solve(lambda v: v[:1], np.ones(2)), r"a product with S has shape \(1,\); needed: \(2,\)"),
         (lambda: kernels.alignment(0.0 * KERNEL, Y), "all zero, so an alignment has no meaning"),
     ],
 )

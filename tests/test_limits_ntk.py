@@ -178,10 +178,10 @@ def test_a_known_kernel_is_used():
     """Handing over the kernel changes no bit; handing over twice the kernel doubles the rates."""
     task, network = problem(), Network("erf")
     solved = limits.ntk(network, task, LAW, TIMES)
-    again = limits.ntk(network, task, LAW, TIMES, kernel=solved.kernel)
+    again = limits.ntk(network, task, LAW, TIMES, at=LAW, kernel=solved.kernel)
     assert np.array_equal(again.residuals, solved.residuals)
     assert np.array_equal(again.test_residuals, solved.test_residuals)
-    doubled = limits.ntk(network, task, LAW, TIMES, kernel=2.0 * solved.kernel)
+    doubled = limits.ntk(network, task, LAW, TIMES, at=LAW, kernel=2.0 * solved.kernel)
     assert doubled.eigenvalues == pytest.approx(2.0 * solved.eigenvalues, rel=1e-12)
 
 
@@ -290,10 +290,10 @@ def test_an_indefinite_kernel_is_refused():
     good = np.diag([3.0, 1.0, 1.0, 1.0, 1.0, 0.0])
     for size in (1e-3, 2e-10):
         with pytest.raises(ConvergenceError, match=r"eigenvalues from -\d\.\d{3}e-\d\d to 5\.000e-01; needed: none"):
-            limits.ntk(network, task, LAW, TIMES, kernel=good - np.diag([0, 0, 0, 0, 0, 3.0 * size]))
+            limits.ntk(network, task, LAW, TIMES, at=LAW, kernel=good - np.diag([0, 0, 0, 0, 0, 3.0 * size]))
     with pytest.raises(ConvergenceError, match="needed: none negative"):
-        limits.ntk(network, task, LAW, TIMES, kernel=-good)
-    rounded = limits.ntk(network, task, LAW, TIMES, kernel=good - np.diag([0, 0, 0, 0, 0, 3e-11]))
+        limits.ntk(network, task, LAW, TIMES, at=LAW, kernel=-good)
+    rounded = limits.ntk(network, task, LAW, TIMES, at=LAW, kernel=good - np.diag([0, 0, 0, 0, 0, 3e-11]))
     assert rounded.eigenvalues[0] == 0.0
     assert rounded.residuals[:, 5] == pytest.approx(task.targets[5], rel=1e-8)
 
@@ -315,8 +315,11 @@ TASK, NETWORK = problem(), Network("erf")
         (lambda: limits.ntk(NETWORK, TASK, np.zeros((4, 3)), TIMES, masses=[1.0]), "masses has 1 entries; needed: 4"),
         (lambda: limits.ntk(NETWORK, TASK, LAW, [1.0, 0.5]), "times go from 1 to 0.5 at index 1"),
         (lambda: limits.ntk(NETWORK, TASK, LAW, [-1.0]), "times start at -1"),
-        (lambda: limits.ntk(NETWORK, TASK, LAW, TIMES, kernel=np.eye(5)), r"kernel has shape \(5, 5\); needed: \(6, 6"),
-        (lambda: limits.ntk(NETWORK, TASK, LAW, TIMES, kernel=np.full((6, 6), np.nan)), "kernel holds nan"),
+        (
+            lambda: limits.ntk(NETWORK, TASK, LAW, TIMES, at=LAW, kernel=np.eye(5)),
+            r"has shape \(5, 5\); needed: \(6, 6",
+        ),
+        (lambda: limits.ntk(NETWORK, TASK, LAW, TIMES, at=LAW, kernel=np.full((6, 6), np.nan)), "kernel holds nan"),
     ],
 )
 def test_bad_input(call, message):

@@ -33,7 +33,7 @@ def given(n=40, dim=3, seed=0, **more):
     return mf.Problem(points[:n], values[:n], test_inputs=points[n:], test_targets=values[n:], **more)
 
 
-def distance(kind, name, n_units, ridge=0.0, bias=0.0, input_scale=1.0, wrong=1.0):
+def distance(kind, name, n_units, ridge=0.0, bias=0.0, input_scale=1.0, wrong=1.0, constant=False, fitted=None):
     """Largest difference of predictions at the test inputs from those of dense least squares, and both errors'."""
     p = np.random.default_rng(5).random(40)
     problem = given(weights=p)
@@ -43,11 +43,16 @@ def distance(kind, name, n_units, ridge=0.0, bias=0.0, input_scale=1.0, wrong=1.
     if bias:
         seen = [np.column_stack([each, np.full(len(each), bias)]) for each in seen]
     train, test = (features(kind, name, weights, each) for each in seen)
+    if constant:
+        train, test = (np.column_stack([each, np.ones(len(each))]) for each in (train, test))
     root = np.sqrt(p / p.sum())
     rows = train.shape[1] if ridge else 0  # rows of zeros would leave lstsq with singular values that are rounding
-    augmented = np.vstack([root[:, None] * train, np.sqrt(wrong * ridge) * np.eye(train.shape[1])[:rows]])
+    held = np.sqrt(wrong * ridge) * np.eye(train.shape[1])[:rows]
+    held[:, train.shape[1] - 1 :] *= not constant  # no ridge holds the constant back
+    augmented = np.vstack([root[:, None] * train, held])
     coefficients = lstsq(augmented, np.r_[root * problem.targets, np.zeros(rows)])[0]
-    model = linearised.fit(kind, network, weights, problem, ridge)
+    fitted = constant if fitted is None else fitted
+    model = linearised.fit(kind, network, weights, problem, ridge, constant=fitted)
     errors = [
         model.train_error - root**2 @ (problem.targets - train @ coefficients) ** 2,
         model.test_error - ((problem.test_targets - test @ coefficients) ** 2).mean(),
@@ -91,6 +96,45 @@ def test_a_singular_matrix_has_the_solution_of_least_norm(kind):
     pairs = twice.coefficients.reshape(5, 2, -1)
     assert pairs[:, 0] == pytest.approx(pairs[:, 1], abs=1e-8), "least norm shares equally"
     assert 2 * pairs[:, 0].ravel() == pytest.approx(once.coefficients, abs=1e-7)
+
+
+def nearly_singular(shape, apart):
+    """Relative error of the coefficients, of units or inputs in pairs `apart` from each other, and condition number.
+
+    Against LAPACK's least squares on the features, whose condition number is the root.
+    """
+    n_units, n = shape
+    rng = np.random.default_rng(0)
+    weights, points = rng.standard_normal((n_units, 3)), rng.standard_normal((n, 3))
+    pairs, half = (weights, n_units // 2) if n_units < n else (points, n // 2)
+    pairs[half:] = pairs[:half] + apart * rng.standard_normal((half, 3))
+    matrix = features("rf", "tanh", weights, points)
+    values = matrix @ rng.standard_normal(n_units)
+    exact = lstsq(matrix, values)[0]
+    model = linearised.fit("rf", mf.Network("tanh"), weights, mf.Problem(points, values))
+    return np.abs(model.coefficients - exact).max() / np.abs(exact).max(), model.condition
+
+
+def test_refinement(monkeypatch):
+    """Pairs 1e-3 apart, condition 1e9 to 1e11: coefficients to 1e-9; by the factors alone they are not."""
+    error, condition = nearly_singular((10, 40), 1e-3)
+    assert error < 1e-9 and 1e8 < condition < 1e11
+    exact_factor, calls = linearised._factor, []
+
+    def once(gram, ridge):
+        solve, rank, known = exact_factor(gram, ridge)
+        return lambda right: solve(right) if not calls.append(0) and len(calls) == 1 else 0.0 * right, rank, known
+
+    monkeypatch.setattr(linearised, "_factor", once)
+    assert nearly_singular((10, 40), 1e-3)[0] > 1e-9 and len(calls) == 2
+
+
+@pytest.mark.parametrize("shape", [(10, 40), (60, 20)])
+def test_a_nearly_singular_matrix_is_left_to_singular_values(monkeypatch, shape):
+    """Pairs 3e-6 apart, condition 1e13 to 1e16: coefficients to 1e-8; by Cholesky's factors they are not."""
+    assert nearly_singular(shape, 3e-6)[0] < 1e-8
+    monkeypatch.setattr(linearised, "_LEAST_RCOND", 1e-30)
+    assert nearly_singular(shape, 3e-6)[0] > 1e-8
 
 
 @KINDS
@@ -144,7 +188,7 @@ PROBLEM, NETWORK, WEIGHTS = given(), mf.Network("tanh"), np.ones((2, 3))
         (lambda: linearised.fit(3, NETWORK, WEIGHTS, PROBLEM), "kind is 3; needed: one of rf, nt"),
         (lambda: linearised.fit("rf", "tanh", WEIGHTS, PROBLEM), "network is 'tanh'; needed: a Network"),
         (lambda: linearised.fit("rf", NETWORK, WEIGHTS, None), "problem is None; needed: a Problem"),
-        (lambda: linearised.fit("rf", NETWORK, WEIGHTS[:, :2], PROBLEM), "particles have 3 columns, but inputs of dim"),
+        (lambda: linearised.fit("rf", NETWORK, WEIGHTS[:, :2], PROBLEM), "weights have 2 columns, but inputs of dim"),
         (lambda: linearised.fit("rf", NETWORK, WEIGHTS, PROBLEM, -1.0), "ridge is -1.0; needed: a finite number of at"),
         (
             lambda: linearised.fit("rf", NETWORK, WEIGHTS, PROBLEM, targets=np.ones((3, 2))),
@@ -154,7 +198,11 @@ PROBLEM, NETWORK, WEIGHTS = given(), mf.Network("tanh"), np.ones((2, 3))
             lambda: linearised.fit("nt", NETWORK, np.ones((60, 3)), PROBLEM, max_bytes=1e4),
             r"a fit of 180 parameters to 40 inputs, by a matrix 40 x 40, needs .* \(Gram matrix 37.5 KiB, features",
         ),
-        (lambda: linearised.fit("rf", NETWORK, WEIGHTS, PROBLEM)(np.ones((2, 2))), "particles have 4 columns"),
+        (
+            lambda: linearised.fit("rf", NETWORK, np.zeros((4, 3)), PROBLEM),
+            "features of all 4 units vanish at all 40 inputs; needed: units that see",
+        ),
+        (lambda: linearised.fit("rf", NETWORK, WEIGHTS, PROBLEM)(np.ones((2, 2))), "inputs have 2 columns; needed: 3"),
         (lambda: activations.biased_relu(np.inf), "threshold is inf; needed: a finite number"),
         (lambda: experiments.quadratic([]), "no seeds; needed: one or more"),
     ],
@@ -163,6 +211,69 @@ def test_bad_input(call, message):
     """What cannot be used is refused with what was given and what was needed."""
     with pytest.raises(InputError, match=message):
         call()
+
+
+@KINDS
+@pytest.mark.parametrize("n_units", [8, 60])
+@pytest.mark.parametrize("ridge", [0.0, 1e-3], ids=["no-ridge", "ridge"])
+def test_a_constant_beside_the_features(kind, n_units, ridge):
+    """Dense least squares with a column of ones, which the ridge does not hold: 1e-6; without the constant it is
+    another model. More parameters than data and no ridge: of all fits without an error that of least norm of the
+    coefficients, the constant not counted, by constrained least squares: predictions to 1e-4.
+    """
+    if ridge or n_units == 8:
+        assert distance(kind, "tanh", n_units, ridge=ridge, constant=True) < 1e-6
+        assert distance(kind, "tanh", n_units, ridge=ridge, constant=True, fitted=False) > 1e-4
+        return
+    weights = np.random.default_rng(1).standard_normal((n_units, 3))
+    model = linearised.fit(kind, NETWORK, weights, PROBLEM, constant=True)
+    train, test = (features(kind, "tanh", weights, each) for each in (PROBLEM.inputs, PROBLEM.test_inputs))
+    rows = train - train.mean(axis=0)
+    least = lstsq(rows, PROBLEM.targets - PROBLEM.targets.mean(), cond=1e-13)[0]
+    wanted = test @ least + np.mean(PROBLEM.targets - train @ least)
+    assert model.train_error < 1e-10
+    assert model(PROBLEM.test_inputs) == pytest.approx(wanted, abs=1e-4)
+    assert linearised.fit(kind, NETWORK, weights, PROBLEM)(PROBLEM.test_inputs) != pytest.approx(wanted, abs=1e-3)
+
+
+@KINDS
+def test_constants_of_several_targets(kind):
+    """Each target has its own: shifted targets have shifted constants and nothing else changes, 1e-9."""
+    shifts = np.array([0.0, 2.0, -5.0])
+    targets_ = PROBLEM.targets[:, None] + shifts
+    tests = PROBLEM.test_targets[:, None] + shifts
+    weights = linearised.units(6, 3, 1)
+    model = linearised.fit(kind, NETWORK, weights, PROBLEM, constant=True, targets=targets_, test_targets=tests)
+    assert model.constant - model.constant[0] == pytest.approx(shifts, abs=1e-9)
+    assert np.ptp(model.coefficients, axis=1).max() < 1e-9 and np.ptp(model.test_error) < 1e-9
+    alone = linearised.fit(kind, NETWORK, weights, PROBLEM, constant=True)
+    assert alone.constant == pytest.approx(model.constant[0], abs=1e-12)
+    assert linearised.fit(kind, NETWORK, weights, PROBLEM).constant == 0.0
+
+
+@KINDS
+def test_a_constant_makes_quadratic_errors_exact(kind):
+    """x'Bx - tr B with tr B = 5 |B|: the training error rises and the test error falls to `quadratics` with
+    offset=True, at n = 40,000 both within five standard errors; without a constant the errors are far from it.
+    """
+    from meanfield import quadratics
+
+    matrix = targets.goe(5, 4) + np.eye(5)
+    problem = targets.quadratic(5, n=40_000, n_test=40_000, matrix=matrix, seed=4)
+    network, weights = mf.Network(activations.quadratic()), linearised.units(3, 5, 2)
+    error = quadratics.random_features_error if kind == "rf" else quadratics.neural_tangent_error
+    wanted = error(matrix, weights, offset=True)
+    model = linearised.fit(kind, network, weights, problem, constant=True)
+    squares = (problem.test_targets - model(problem.test_inputs)) ** 2
+    spread = squares.std() / np.sqrt(len(squares))
+    assert model.test_error == pytest.approx(squares.mean(), rel=1e-12)
+    assert abs(squares.mean() - wanted) < 5 * spread and abs(model.train_error - wanted) < 5 * spread
+    plain = linearised.fit(kind, network, weights, problem)
+    assert abs(plain.test_error - wanted) > 5 * spread
+    assert abs(plain.test_error - error(matrix, weights, offset=False)) > 5 * spread, "not offset=False either"
+    few = linearised.fit(kind, network, weights, targets.quadratic(5, n=60, n_test=40_000, matrix=matrix, seed=4),
+                         constant=True)  # fmt: skip
+    assert few.train_error < wanted < few.test_error
 
 
 def test_biased_relu():

@@ -7,7 +7,7 @@ from mpmath import exp as exp_
 from scipy.integrate import solve_ivp
 
 import meanfield as mf
-from meanfield.errors import InputError
+from meanfield.errors import InputError, StepLimitError
 from meanfield.losses import LOSSES, Loss, soft_hinge
 
 EXACT = {
@@ -116,7 +116,45 @@ def test_losses_can_be_traced(name):
         assert traced(np.float64(f), np.float64(y)) == pytest.approx(LOSSES[name].pull(np.array([f]), np.array([y]))[0])
 
 
+def largest_jump(loss):
+    """Of the pull between neighbours 1e-6 apart, over f in [-3, 3] and both labels."""
+    f = np.arange(-3.0, 3.0, 1e-6) + 0.3e-6
+    return max(np.abs(np.diff(loss.pull(f, np.full_like(f, y)))).max() for y in (-1.0, 1.0))
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_a_loss_says_whether_its_pull_jumps(loss):
+    """A continuous pull moves by less than 1e-4 over 1e-6, one that jumps by 1: the hinge's does."""
+    assert bool(largest_jump(loss) < 1e-4) is loss.smooth
+    assert not LOSSES["hinge"].smooth
+
+
+def test_a_budget_spent_on_jumps_says_so():
+    """The hinge by an adaptive scheme: what to do instead; with fixed steps, or the soft hinge, the usual advice."""
+    given = np.random.default_rng(3).standard_normal((12, 2))
+    start = mf.initial.gaussian(10, 2, seed=4)
+    jumps = r"the pull of the loss 'hinge' jumps: use losses.soft_hinge, or scheme='euler' with dt\."
+    for loss, options, advice in (
+        ("hinge", {}, jumps),
+        ("soft-hinge", {}, r"raise max_steps, or loosen"),
+        ("hinge", {"scheme": "euler", "dt": 0.1}, r"raise max_steps or dt"),
+    ):
+        with pytest.raises(StepLimitError, match=advice):
+            task = mf.Problem(given, np.sign(given[:, 0]), loss=loss)
+            mf.simulate(mf.Network("tanh"), task, start, [9.0], max_steps=3, engine="reference", **options)
+
+
 def test_a_problem_says_which_losses_there_are():
     with pytest.raises(InputError, match=r"unknown loss 'hindge'\. Did you mean 'hinge'"):
         mf.Problem(np.ones((2, 1)), np.ones(2), loss="hindge")
     assert mf.Problem(np.ones((2, 1)), np.ones(2), loss="hinge").loss is LOSSES["hinge"]
+
+
+def test_a_run_on_labels_says_its_loss():
+    """The loss by its name, E l at the end, and no risk; a run on values says its risk."""
+    given, start = np.random.default_rng(3).standard_normal((12, 2)), mf.initial.gaussian(10, 2, seed=4)
+    run = mf.simulate(mf.Network("tanh"), mf.Problem(given, np.sign(given[:, 0]), loss="logistic"), start, [1.0])
+    final = np.mean(np.log1p(np.exp(-run.predictions[-1] * run.problem.targets)))
+    assert f"final logistic loss {final:.4g}, " in repr(run) and "risk" not in repr(run)
+    run = mf.simulate(mf.Network("tanh"), mf.Problem(given, given[:, 0]), start, [1.0])
+    assert f"final risk {np.mean(run.residuals[-1] ** 2):.4g}, " in repr(run)

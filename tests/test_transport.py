@@ -7,9 +7,9 @@ import pytest
 from scipy.optimize import linear_sum_assignment, linprog
 from scipy.spatial.distance import cdist
 
-from meanfield import transport
+from meanfield import GaussianLaw, initial, transport
 from meanfield.errors import ConvergenceError, InputError
-from meanfield.transport import coupling_distance, w2, w2_floor
+from meanfield.transport import coupling_distance, w2, w2_floor, w2_to_law
 
 ROUNDING = 1e-12
 
@@ -200,7 +200,7 @@ def test_the_floor_falls():
 
 
 def test_the_floor_draws_independent_samples():
-    """Seed s is used as 2 s and 2 s + 1, so that neither a pair nor two pairs share a sample."""
+    """Neither a pair nor two pairs share a sample, nor one with a script's own clouds of seeds 0, 1, 2, ..."""
     drawn = []
 
     def draw(n_points, seed):
@@ -208,9 +208,53 @@ def test_the_floor_draws_independent_samples():
         return gaussian(n_points, seed)
 
     floors = w2_floor(draw, 8, [0, 1, 5])
-    assert drawn == [(8, seed) for seed in (0, 1, 2, 3, 10, 11)]
+    assert {n_points for n_points, _ in drawn} == {8} and len(drawn) == len(set(drawn)) == 6
+    assert min(seed for _, seed in drawn) > 10_000
     assert (floors > 0).all()
-    assert w2_floor(lambda n_points, seed: gaussian(n_points, seed // 2), 8, [0, 1]).max() == 0.0  # shared: seen
+    assert w2_floor(lambda n_points, seed: gaussian(n_points, 7), 8, [0, 1]).max() == 0.0  # shared: seen
+
+
+def test_a_cloud_of_a_small_seed_is_no_sample_of_the_law():
+    """Clouds of seeds 0..9 against samples of their law of seeds 0..4: no distance 0, which seeds 2 s + 1 gave."""
+    law = GaussianLaw(2)
+    for seed in range(10):
+        own = initial.gaussian(20, 2, seed)
+        assert w2_to_law(own, law, range(5)).distances.min() > 0.1
+    assert w2(own, initial.gaussian(20, 2, 9)) == 0.0  # the collision itself
+
+
+def test_a_law_draws_for_itself():
+    """A GaussianLaw is the function that draws it: floor and distances bit for bit."""
+    law = GaussianLaw(2, sigma_a=0.5, sigma_w=2.0, mean_a=1.0)
+
+    def draw(n_points, seed):
+        return initial.gaussian(n_points, 2, seed, sigma_a=0.5, sigma_w=2.0, mean_a=1.0)
+
+    own = gaussian(30, 1)
+    for first, second in zip(w2_to_law(own, law, range(3)), w2_to_law(own, draw, range(3)), strict=True):
+        assert np.array_equal(first, second)
+    assert np.array_equal(w2_floor(law, 30, range(3)), w2_to_law(own, draw, range(3)).floor)
+    assert not np.array_equal(w2_floor(GaussianLaw(2), 30, range(3)), w2_floor(law, 30, range(3)))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: w2_floor(3, 5, range(2)), r"draw is 3; needed: a GaussianLaw, or a function draw\(n_points, seed\)"),
+        (
+            lambda: w2_floor(initial.gaussian, 500, range(4)),
+            "draw is initial.gaussian, whose second argument is the dim",
+        ),
+        (lambda: w2_floor(gaussian, 500, 4), r"seeds is 4; needed: the seeds, such as range\(4\)"),
+        (lambda: w2_floor(gaussian, 500, [-1]), "a seed is -1; needed: a whole number of at least 0"),
+        (lambda: w2_floor(lambda n, seed: np.zeros(n), 5, [0]), r"what draw gave has shape \(5,\); needed: an array"),
+        (lambda: w2_floor(lambda n, seed: np.zeros((3, 2)), 5, [0]), "draw gave 3 points; needed: 5 as asked for"),
+        (lambda: w2_floor(gaussian, 0, [0]), "n_points is 0; needed: a whole number of at least 1"),
+    ],
+)
+def test_what_draws_no_samples_is_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
 
 
 def test_what_pot_only_warns_of_is_an_error(monkeypatch):

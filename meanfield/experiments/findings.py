@@ -1,14 +1,17 @@
 """What an experiment finds: numbers with intervals, held against what is expected; verdicts computed from them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import stdtrit
+from scipy.stats import binom
 
 from .. import fit
+from ..errors import InputError
 
 VERDICTS = ("agrees", "cannot tell", "differs")  # from best to worst
+_TELLS = fit.WIDEST / fit.ALLOWANCE  # an interval may be so many allowances wide: 3, as of an exponent
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,9 @@ class Finding:
     value, interval : measured, with its 95 % interval; (value, value) for what is not random
     expected : a number, or a range that must hold the interval
     allowance : added on both sides of the interval before a number is looked for in it
-    widest : a wider interval cannot tell
+    widest : a wider interval cannot tell, whatever it holds. None: one wider than three allowances (the measure of
+        `fit` for exponents) that holds the number cannot tell; that it does would say nothing
+    reasons : verdict -> the sentence why (`explained`)
     """
 
     what: str
@@ -27,19 +32,26 @@ class Finding:
     interval: tuple[float, float]
     expected: float | tuple[float, float]
     allowance: float = 0.0
-    widest: float = np.inf
+    widest: float | None = None
+    reasons: tuple[tuple[str, str], ...] = ()
+
+    def explained(self, *, differs: str = "", cannot_tell: str = "") -> "Finding":
+        """The same, with the reason for a verdict; it is told where that is the verdict."""
+        return replace(self, reasons=(("differs", differs), ("cannot tell", cannot_tell)))
+
+    @property
+    def why(self) -> str:
+        """The reason for the verdict there is, if one was given."""
+        return dict(self.reasons).get(self.verdict, "")
 
     @property
     def verdict(self) -> str:
-        """ "agrees", "differs", or "cannot tell": the interval is too wide or crosses an end of the expected range."""
+        """`fit.verdict`: an interval that is too wide or crosses an end of the expected range cannot tell."""
         low, high = self.interval
-        if not 0.0 <= high - low <= self.widest:
-            return "cannot tell"
-        if fit.contains(self.interval, self.expected, self.allowance):
-            return "agrees"
-        if isinstance(self.expected, tuple) and low <= self.expected[1] and high >= self.expected[0]:
-            return "cannot tell"
-        return "differs"
+        widest = np.inf if self.widest is None else self.widest
+        found = fit.verdict(self.interval, self.expected, allowance=self.allowance, widest=widest)
+        says = self.widest is not None or isinstance(self.expected, tuple) or high - low <= _TELLS * self.allowance
+        return found if found != "agrees" or says else "cannot tell"
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -79,11 +91,25 @@ def order(what: str, steps, errors, expected: float, allowance: float = 0.1) -> 
     freedom = len(x) - 2
     spread = np.sqrt(float(residual[0]) / freedom / ((x - x.mean()) ** 2).sum()) if len(residual) else 0.0
     half = float(stdtrit(freedom, 0.975) * spread)
-    return Finding(what, float(slope), (float(slope) - half, float(slope) + half), expected, allowance, 1.0)
+    return Finding(what, float(slope), (float(slope) - half, float(slope) + half), expected, allowance, fit.WIDEST)
 
 
-def mean(what: str, per_seed, expected, allowance: float = 0.0, widest: float = np.inf) -> Finding:
+def mean(what: str, per_seed, expected, allowance: float = 0.0, widest: float | None = None) -> Finding:
     """Mean over seeds with its bootstrap interval."""
     values = np.asarray(per_seed, dtype=float)[:, None]
     low, high = fit.mean_interval(values)[:, 0]
     return Finding(what, float(values.mean()), (float(low), float(high)), expected, allowance, widest)
+
+
+def median(what: str, per_seed, expected, allowance: float = 0.0) -> Finding:
+    """Median over seeds with the interval of its order statistics, which holds that of the law in 95 % or more.
+
+    P(at most k of S values are below the median) is binomial(S, 1/2), whatever the law. Raises InputError for fewer
+    than six seeds, which have none.
+    """
+    values = np.sort(np.asarray(per_seed, dtype=float))
+    below = int(binom.ppf(0.025, len(values), 0.5)) - 1  # P(at most this many) < 2.5 %
+    if below < 0:
+        raise InputError(f"an interval of a median from {len(values)} seeds; needed: six or more.")
+    ends = float(values[below]), float(values[-1 - below])
+    return Finding(what, float(np.median(values)), ends, expected, allowance)

@@ -5,7 +5,6 @@ theory's exponent; `golikov_kl` gives distances. `quick`: fewer seeds and sizes,
 one core; in full under twenty. The problem is a teacher in d = 3 with n = 30 unless said.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,14 +44,27 @@ class Sweep:
         return f"Sweep({self.over}: {self.law.slope:.3f} [{low:.3f}, {high:.3f}], {self.theory:g}: {self.verdict})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Distance:
-    """A KL distance, unbiased, and its 95 % bootstrap interval over seeds; and the plug-in estimate with its floor."""
+    """A KL distance, unbiased, and its 95 % bootstrap interval over seeds; and the plug-in estimate with its floor.
+
+    resampled : (B,), the bootstrap's values; those of the distances of one call are of the same draws of seeds
+    """
 
     value: float
     interval: tuple[float, float]
     plug_in: float
     floor: float
+    resampled: np.ndarray
+
+    def less(self, other: "Distance") -> tuple[float, tuple[float, float]]:
+        """This distance less another of the same call, with its interval: seeds that both share move both."""
+        return self.value - other.value, _interval(self.resampled - other.resampled)
+
+
+def _interval(resampled):
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return float(low), float(high)
 
 
 def _sweep(over, sizes, per_seed, theory, seed):
@@ -199,16 +211,18 @@ def golikov_kl(d_star: int = 16, *, proxy: int = 32, quick: bool = False, seed: 
     """KL of Gaussian fits of the trained output, limits against the reference network of width d_star.
 
     Golikov (arXiv 2006.06574): IC-MF is the limit nearest to a finite network. A limit is the network of width
-    `proxy` d_star in its scaling; of MF the KL has no limit in the proxy, it holds 1/2 log(proxy). relu, inputs
-    N(0, I/10) in d = 10, n = 80, logistic loss of a teacher's labels, 100 unit steps of rate 1 at d_star, and
-    sigma = d_star^(-1/2); mean over 50 test inputs.
+    `proxy` d_star in its scaling; of MF the KL has no limit in the proxy, it holds 1/2 log(proxy). erf, inputs
+    N(0, I) in d = 10, n = 80, logistic loss of a teacher's labels, 100 unit steps of rate 1 at d_star, and
+    sigma = d_star^(-1/2); mean over 50 test inputs. How near the limits are depends on how far the network goes: with
+    relu and inputs N(0, I/10) the NTK is half as far, and IC-MF twice.
 
-    Returns a `Distance` for each of ntk, mf, ic-mf, ic-mf subtracted, sym-default, default.
+    Returns a `Distance` for each of ntk, mf, ic-mf, ic-mf subtracted, sym-default, default. The limits have the same
+    seeds, and one reference: compare them by `Distance.less`.
     """
     base = problems.teacher_student(dim=10, n=80, n_test=50, seed=1)
     problem = Problem(
-        base.inputs / math.sqrt(10.0), np.sign(base.targets), loss="logistic",
-        test_inputs=base.test_inputs / math.sqrt(10.0), test_targets=np.sign(base.test_targets),
+        base.inputs, np.sign(base.targets), loss="logistic",
+        test_inputs=base.test_inputs, test_targets=np.sign(base.test_targets),
     )  # fmt: skip
     width, sigma = proxy * d_star, d_star**-0.5
     seeds = _seeds(quick, seed, 40, 20)
@@ -216,7 +230,7 @@ def golikov_kl(d_star: int = 16, *, proxy: int = 32, quick: bool = False, seed: 
     def outputs(scaling, size, stream):
         step = float(scaling.from_native_time(1.0))
         found = ensembles.ensemble(
-            Network("relu", scaling), problem, lambda each: initial.gaussian(size, 10, (stream, each)),
+            Network("erf", scaling), problem, lambda each: initial.gaussian(size, 10, (stream, each)),
             [100 * step], seeds=seeds, scheme="euler", dt=step * (1.0 + 1e-9),
         )  # fmt: skip
         return found.test_predictions[:, -1]
@@ -226,9 +240,10 @@ def golikov_kl(d_star: int = 16, *, proxy: int = 32, quick: bool = False, seed: 
     found = {}
     for name, scaling in golikov_scalings(width, d_star, sigma).items():
         own = outputs(scaling, width, 1)
+        resampled = _kl_resampled(own, reference, seed)
         found[name] = Distance(
-            ensembles.gaussian_kl(own, reference, unbiased=True),
-            _kl_interval(own, reference, seed), ensembles.gaussian_kl(own, reference), floor,
+            ensembles.gaussian_kl(own, reference, unbiased=True), _interval(resampled),
+            ensembles.gaussian_kl(own, reference), floor, resampled,
         )  # fmt: skip
     return found
 
@@ -245,8 +260,8 @@ def golikov_scalings(d: int, d_star: int, sigma: float) -> dict[str, Scaling]:
     }
 
 
-def _kl_interval(own, reference, seed, resamples=400):
-    """95 % basic bootstrap interval, the seeds of both ensembles drawn anew.
+def _kl_resampled(own, reference, seed, resamples=400):
+    """Basic bootstrap of the unbiased KL, (resamples,): seeds of both ensembles drawn anew, alike for one `seed`.
 
     What the estimate misses by is what those of resamples miss the KL of the samples' own Gaussians by: the plug-in,
     but for S instead of S - 1 in the variances, which leaves it as it is up to its shift of means over S.
@@ -258,12 +273,13 @@ def _kl_interval(own, reference, seed, resamples=400):
         )
         for _ in range(resamples)
     ]
-    low, high = np.percentile(drawn, [2.5, 97.5])
     value, truth = ensembles.gaussian_kl(own, reference, unbiased=True), ensembles.gaussian_kl(own, reference)
-    return float(value - (high - truth)), float(value - (low - truth))
+    return value + truth - np.array(drawn)
 
 
-def plane(q: float, q_tilde: float, *, quick: bool = False, seed: int = 0) -> dict[str, Sweep]:
+def plane(
+    q: float, q_tilde: float, q_tilde_w: float | None = None, *, corrected=False, quick: bool = False, seed: int = 0
+) -> dict[str, Sweep]:
     """Exponents in the width at one point (q, q~) of Golikov's plane, from one step at initialisation.
 
     "f_0": q + 1/2; "step", of f by the kernel, dt K u: q~ + 2q + 1; "parameters", what they move in a step: q + q~.
@@ -271,19 +287,32 @@ def plane(q: float, q_tilde: float, *, quick: bool = False, seed: int = 0) -> di
     equal. Besides, and not his: "kernel", its relative change in the step. Where output weights have mean 0, what is of
     first order in the parameters' motion m averages out up to m N^(-1/2), and m^2 remains: the larger of the two,
     2 (q + q~) from q + q~ = -1/2 on.
+
+    q_tilde_w : of the inner weights, where their rate grows more slowly than that of the output weights; it is then a
+        hundredth of it from the start, so that the exponents are those of the output weights. No "kernel" there
+    corrected : less the initial network, with its frozen term (`Scaling.ic_mf`, subtracted); f_0 is then of order 1
     """
     problem, network = _teacher(), Network("tanh")
     widths = (64, 128, 256, 512) if quick else (64, 128, 256, 512, 1024, 2048, 4096)
     rows: dict[str, list[list[float]]] = {name: [] for name in ("f_0", "step", "parameters", "kernel")}
+    options = {"sigma": 0.1 / widths[0], "eta_a": 5e2, "eta_w": 5e2 if q_tilde_w is None else 5.0}
+    point = q, q_tilde, q_tilde if q_tilde_w is None else q_tilde_w
     for width in widths:
-        scaling = Scaling.golikov(width, widths[0], q, q_tilde, q_tilde, sigma=0.1 / widths[0], eta_a=5e2, eta_w=5e2)
+        scaling = (
+            Scaling.ic_mf(width, widths[0], subtracted=True, **options)
+            if corrected
+            else Scaling.golikov(width, widths[0], *point, **options)
+        )
         here = Network(network.activation, scaling)
         measured = [_one_step(here, problem, initial.gaussian(width, 3, each)) for each in _seeds(quick, seed, 30, 16)]
         for values, row in zip(rows.values(), np.transpose(measured), strict=True):
             values.append(row)
-    larger = max(2.0 * (q + q_tilde), q + q_tilde - 0.5)
-    theory = {"f_0": q + 0.5, "step": q_tilde + 2.0 * q + 1.0, "parameters": q + q_tilde, "kernel": larger}
-    return {name: _sweep("width", widths, np.transpose(rows[name]), theory[name], seed) for name in rows}
+    theory = {"f_0": 0.0 if corrected else q + 0.5, "step": q_tilde + 2.0 * q + 1.0, "parameters": q + q_tilde}
+    if q_tilde_w is None:
+        theory["kernel"] = max(2.0 * (q + q_tilde), q + q_tilde - 0.5)
+    return {
+        name: _sweep("width", widths, np.transpose(rows[name]), exponent, seed) for name, exponent in theory.items()
+    }
 
 
 def _one_step(network, problem, start):

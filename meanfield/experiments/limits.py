@@ -475,7 +475,7 @@ class _Sweep:
     def _against_ntk(self, run: Run, start: np.ndarray, kernel: np.ndarray) -> dict[str, tuple[float, float]]:
         """kind of kernel -> errors at the training and at the test inputs"""
         infinite, engine = self.done["limits/ntk"].arrays, self.settings.engine
-        own = limits.ntk(run.network, self.problem, start, self.times, kernel=kernel, engine=engine)
+        own = limits.ntk(run.network, self.problem, start, self.times, at=start, kernel=kernel, engine=engine)
         test_residuals = self.problem.test_targets - run.test_predictions
         return {
             kind: (_sup_rms(run.residuals - residuals), _sup_rms(test_residuals - tests))

@@ -74,10 +74,10 @@ def staircase(
 
     and "nt" likewise. The second does not hold against degree l the noise that unlearned degrees leave behind.
 
-    quick : two seeds, n = 4000, widths to 400 and 40: about 3 s; about 5 s a seed otherwise, on one core.
+    quick : two seeds, n = 4000, widths to 400 and 80: about 4 s; about 5 s a seed otherwise, on one core.
     """
     if quick:
-        seeds, n, n_test, rf_widths, nt_widths = tuple(seeds)[:2], 4000, 2000, (5, 20, 160, 400), (5, 20, 40)
+        seeds, n, n_test, rf_widths, nt_widths = tuple(seeds)[:2], 4000, 2000, (5, 20, 160, 400), (5, 20, 80)
     seeds, network = _seeds(seeds), Network(biased_relu(threshold))
     widths = {"rf": tuple(rf_widths), "nt": tuple(nt_widths)}
     most = max(max(each, default=1) for each in widths.values())
@@ -152,7 +152,10 @@ def _trained(network, problem, start, times):
     return simulate(network, problem, start, times, scheme="bosh3", rtol=1e-3, atol=1e-4, keep="last")
 
 
-SPIKED_CASES = {"r=1": (1.0, "generator"), "r=2": (2.0, "generator"), "printed radius": (1.0, "printed")}
+SPIKED_CASES = {
+    "r=1": (1.0, "generator"), "r=2": (2.0, "generator"), "printed radius": (1.0, "printed"),
+    "r=2, printed": (2.0, "printed"),
+}  # fmt: skip
 
 
 def spiked(
@@ -171,7 +174,7 @@ def spiked(
     "krr": ridge regression with the tangent kernel of infinite width, relu, sigma_w^2 = 1/d. "nn": relu, alpha = 1,
     pairs (a, w), (-a, w) of the same law. Ridge and stopping time are the best on `n_test` other inputs, so that
     the test errors (E f*^2 = 1) are not their own choice. Each as "krr, r=1" for every case of `SPIKED_CASES`: spike
-    and noise radius as in `targets.spiked`; the last is the radius of trap 6.
+    and noise radius as in `targets.spiked`; the last two have the radius of trap 6.
 
     quick : two seeds, `t_end` at most 50: about 3 s; about 4 s a seed otherwise, on one core.
     """

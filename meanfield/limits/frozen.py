@@ -89,7 +89,7 @@ def frozen(
 
     Parameters
     ----------
-    network, problem : any loss; its pull must be continuous
+    network, problem : any loss with a continuous pull: not the hinge
     law_or_particles : GaussianLaw, or (N, 1 + d)
         What F starts from. A law: F_0 = 0. Particles: their F_0, which is 0 with shift="initial".
     times : increasing flow times
@@ -98,7 +98,8 @@ def frozen(
     masses : (N,), optional
         Of the particles.
     kernel, test_kernel : (n, n), (m, n), optional
-        Where they are known already.
+        Where they are known already. For a problem with a test set both or neither, unless `at` says what the other is
+        of.
     layer : "both", "output" or "inner"
         Which weights move (`tangent.kernel`).
     method : "dense" or "krylov"
@@ -111,14 +112,22 @@ def frozen(
         Most memory for this; default 80 % of what is free.
     engine : what computes F_0 and the kernels of the particles
 
+    Returns
+    -------
+    FrozenLimit
+        Predictions at training and test inputs at each time, impulses, the kernel and its rates
+        (`meanfield.limits.FrozenLimit`).
+
     Raises
     ------
     InputError
-        If shapes do not fit, the memory does not suffice, or the method is not for this loss.
+        If shapes do not fit, the memory does not suffice, the method is not for this loss, its pull jumps, or a kernel
+        is given and what the test kernel is of is not said.
     KernelError
         If the kernel has an eigenvalue below -1e-10 of the largest: its rank and condition number.
     StepLimitError, ConvergenceError
-        If the integrator spends its evaluations, as it may on a pull that jumps, or fails; Lanczos needs more vectors.
+        If the integrator spends its evaluations or fails, or a loss rises along what it found, as they may on a pull
+        that jumps; Lanczos needs more vectors.
 
     Cost: O(n^3) for the modes and O(T n (n + m)); other losses: O(n^2) for an evaluation and O(n^3) for a Jacobian.
     Memory about 56 n^2 bytes, of "krylov" at most 1000 vectors of n.
@@ -128,10 +137,24 @@ def frozen(
     _checks.instance(problem, Problem, "problem", "a Problem, e.g. from `problems`")
     if method not in METHODS:
         raise InputError(f"method is {method!r}; needed: one of {', '.join(METHODS)}.")
+    if not problem.loss.smooth:
+        raise InputError(
+            f"the pull of the loss {problem.loss.name!r} jumps, where no integrator's step is small enough; needed: a "
+            "continuous pull, such as that of losses.soft_hinge."
+        )
     is_square = problem.loss == LOSSES["squared"]
     if method == "krylov" and (not is_square or kernel is not None or test_kernel is not None):
-        given = "a kernel that is formed" if is_square else f"the loss {problem.loss.name!r}"
-        raise InputError(f"method 'krylov' with {given}; needed: the loss 'squared' and no kernel. Use 'dense'.")
+        given = "a kernel" if is_square else f"the loss {problem.loss.name!r}"
+        raise InputError(
+            f"method 'krylov' with {given}; needed: the loss 'squared' and no kernel, for its own products with the "
+            "kernel of `at` are all that it uses. Give at=..., or a kernel as an array with method='dense'."
+        )
+    if at is None and len(problem.test_inputs) and (kernel is None) != (test_kernel is None):
+        given, missing = ("kernel", "test_kernel") if test_kernel is None else ("test_kernel", "kernel")
+        raise InputError(
+            f"{given} is given and {missing} is not, so that nobody knows what the other kernel is of; needed: "
+            f"{missing}=..., or at=..., the law or the particles that {given} is of, or a problem without a test set."
+        )
     _check_memory(problem, len(times), method, max_bytes)
     start, test_start = _outputs(network, problem, law_or_particles, masses, engine)
     at = law_or_particles if at is None else at
@@ -222,7 +245,7 @@ def _integrated(problem, start, kernel, rates, modes, times, rtol, atol, most):
         if evaluations > most:
             raise StepLimitError(
                 f"{most} evaluations were spent on the loss {loss.name!r} before t = {times[-1]:g}; needed: a pull "
-                "without jumps (losses.soft_hinge for the hinge), fewer digits (rtol), or more max_evaluations."
+                "without jumps (losses.soft_hinge for the hinge), or more max_evaluations."
             )
         return back @ loss.pull(start + to_output @ along, targets)
 
@@ -242,8 +265,23 @@ def _integrated(problem, start, kernel, rates, modes, times, rtol, atol, most):
             if not solved.success:
                 raise ConvergenceError(
                     f"the integrator stopped between t = {at:g} and {time:g} ({solved.message}); needed: a pull "
-                    "without jumps, or fewer digits (rtol)."
+                    "without jumps (losses.soft_hinge for the hinge), or fewer digits (rtol)."
                 )
             along, at = solved.y[:, -1], time
         rows.append(along)
+    moments = np.r_[0.0, times]
+    _check_fall(problem, start + np.vstack([np.zeros(len(rates)), *rows]) @ to_output.T, moments)
     return np.array(rows)
+
+
+def _check_fall(problem, predictions, times):
+    """Refuse what no flow does: dE l/dt = -(P u)' K P u <= 0. A rise by 1 % of the largest loss is no rounding."""
+    losses = problem.loss.value(predictions, problem.targets) @ problem.weights
+    rises = np.diff(losses)
+    if (rises > 0.01 * np.abs(losses).max()).any():
+        where = int(np.argmax(rises))
+        raise ConvergenceError(
+            f"the loss {problem.loss.name!r} rose from {losses[where]:.4g} at t = {times[where]:g} to "
+            f"{losses[where + 1]:.4g} at {times[where + 1]:g}, which no flow does; needed: a pull without jumps "
+            "(losses.soft_hinge for the hinge), or more digits (rtol)."
+        )

@@ -54,8 +54,10 @@ def ntk(
     law_or_particles: GaussianLaw | np.ndarray,
     times: Sequence[float] | np.ndarray,
     *,
+    at: GaussianLaw | np.ndarray | None = None,
     masses: np.ndarray | None = None,
     kernel: np.ndarray | None = None,
+    test_kernel: np.ndarray | None = None,
     max_bytes: float | None = None,
     engine: str | Engine = "cpu",
 ) -> NTKLimit:
@@ -78,16 +80,22 @@ def ntk(
     times : increasing flow times
     masses : (N,), optional
         Of the particles.
-    kernel : (n, n), optional
-        The training kernel where it is known already.
+    at, kernel, test_kernel : as for `frozen`
+        What the kernel is of, if not of the start; or the kernels, (n, n) and (m, n), where they are known already.
     max_bytes : float, optional
         Most memory for this; default 80 % of what is free.
     engine : what computes F_0 and the kernels of the particles
 
+    Returns
+    -------
+    NTKLimit
+        Residuals at training and test inputs at each time, the kernel and its rates (`meanfield.limits.NTKLimit`).
+
     Raises
     ------
     InputError
-        If the loss is not "squared", shapes do not fit, or the memory does not suffice.
+        If the loss is not "squared", shapes do not fit, the memory does not suffice, or a kernel is given and what the
+        test kernel is of is not said.
     KernelError
         If the kernel has an eigenvalue below -1e-10 of the largest: it is no kernel, or too inaccurate.
 
@@ -99,8 +107,9 @@ def ntk(
     if problem.loss.name != "squared":
         raise InputError(f"ntk has a closed form for the squared loss only; the problem's is {problem.loss.name!r}.")
     solved = frozen(
-        network, problem, law_or_particles, times, masses=masses, kernel=kernel, engine=engine, max_bytes=max_bytes
-    )
+        network, problem, law_or_particles, times, at=at, masses=masses, kernel=kernel, test_kernel=test_kernel,
+        engine=engine, max_bytes=max_bytes,
+    )  # fmt: skip
     return NTKLimit(
         network, problem, solved.times, solved.residuals, solved.test_residuals, solved.kernel, solved.eigenvalues
     )
