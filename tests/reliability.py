@@ -118,8 +118,8 @@ TRIALS = {
     "leak": Trial("runs leave nothing behind", "runs on file in one process", (200,), _grown),
     "cost": Trial(
         "writing costs under 5 %",
-        "N = 1e5, d = 10, n = 300, dopri5, 51 frames and the risk, default cadence; wall time over that of the same run "
-        "in memory that keeps the last particles", (5,), _cost),
+        "N = 1e5, d = 10, n = 300, dopri5, 51 frames and the risk, default cadence; wall time over that of the same "
+        "run in memory that keeps the last particles", (5,), _cost),
 }  # fmt: skip
 
 NOT_PROMISED = """\
@@ -138,7 +138,8 @@ def page(rows):
     """The page: a table of the rows, and what is not promised."""
     lines = [
         "# Reliability", "",
-        "What a run on file survives, as counted by `python tests/reliability.py`; smaller sizes are part of the tests.", "",
+        "What a run on file survives, as counted by `python tests/reliability.py`; smaller sizes are part of the tests.",
+        "",
         "| promise | what was run | count | result | date |", "| --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     lines += [f"| {each.promise} | {each.run} | {each.count} | {each.result} | {each.date} |" for each in rows.values()]

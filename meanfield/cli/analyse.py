@@ -9,7 +9,7 @@ import typer
 
 from ..analysis import analyse
 from ..errors import InputError
-from ..simulation import open as open_run
+from ..trajectories import open as open_run
 
 
 def analyse_command(
