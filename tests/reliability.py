@@ -119,7 +119,7 @@ TRIALS = {
     "cost": Trial(
         "writing costs under 5 %",
         "N = 1e5, d = 10, n = 300, dopri5, 51 frames and the risk, default cadence; wall time over that of the same "
-        "run in memory that keeps the last particles", (5,), _cost),
+        "run in memory, which keeps the last particles", (5,), _cost),
 }  # fmt: skip
 
 NOT_PROMISED = """\
@@ -138,8 +138,7 @@ def page(rows):
     """The page: a table of the rows, and what is not promised."""
     lines = [
         "# Reliability", "",
-        "What a run on file survives, as counted by `python tests/reliability.py`; smaller sizes are part of the tests.",
-        "",
+        "What a run on file survives, as counted by `python tests/reliability.py`; the tests run smaller sizes.", "",
         "| promise | what was run | count | result | date |", "| --- | --- | --- | --- | --- |",
     ]  # fmt: skip
     lines += [f"| {each.promise} | {each.run} | {each.count} | {each.result} | {each.date} |" for each in rows.values()]
@@ -148,18 +147,25 @@ def page(rows):
     return "\n".join([*lines, "", where, "", NOT_PROMISED])
 
 
+def stored():
+    """Rows by name, as they were counted last, in the order of TRIALS; what others added follows."""
+    found = json.loads(STORE.read_text()) if STORE.exists() else {}
+    order = [name for name in TRIALS if name in found] + [name for name in found if name not in TRIALS]
+    return {name: Row(**found[name]) for name in order}
+
+
 def main(names):
-    rows = {name: Row(**each) for name, each in (json.loads(STORE.read_text()) if STORE.exists() else {}).items()}
     for name in names:
         trial, found, began = TRIALS[name], [], time.perf_counter()
         for size in trial.sizes:
             with tempfile.TemporaryDirectory() as folder:
                 found.append(survival.attempt(name, folder, size))
         spent = round(time.perf_counter() - began, 1)
+        rows = stored()  # anew: another process may have added its own
         rows[name] = Row(trial.promise, trial.run, *trial.said(found), str(datetime.date.today()), spent)
         print(f"{name}: {rows[name].count}: {rows[name].result} ({spent} s)", flush=True)
         STORE.write_text(json.dumps({name: asdict(each) for name, each in rows.items()}, indent=1) + "\n")
-    PAGE.write_text(page(rows))
+    PAGE.write_text(page(stored()))
 
 
 if __name__ == "__main__":
