@@ -3,7 +3,7 @@
 import time as clock
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -54,7 +54,7 @@ def simulate(
     batches: Batches | None = None,
     record_times: Sequence[float] | np.ndarray | None = None,
     out: str | Path | Output | None = None,
-) -> "Run | Trajectory":
+) -> Run:
     """Integrate the gradient flow of the particles (GFD) from t = 0.
 
         dtheta_i/dt = (1/alpha) sum_k p_k u_k grad_theta [a_i phi(w_i . x_k)],   u = -dl/df
@@ -113,7 +113,7 @@ def simulate(
     Returns
     -------
     Run
-        With `out` a Trajectory: the same attributes, read from the file when they are asked for.
+        With `out` a Trajectory in its place: the same names, read from the file when they are asked for.
 
     Raises
     ------
@@ -158,7 +158,7 @@ def simulate_coupled(
     ridge: float = 0.0,
     record_times: Sequence[float] | np.ndarray | None = None,
     out: str | Path | Output | None = None,
-) -> "Run | Trajectory":
+) -> Run:
     """`simulate` with the residual as its own state: dr/dt = -K_mu P u beside the particles (RD beside GFD).
 
     Arguments, errors and cost as for `simulate`. `Run.residuals` holds r as integrated and `Run.disagreement` its
@@ -263,7 +263,8 @@ def _simulate(network, problem, start, masses, times, record_times, given, max_b
     with trajectories.locked(out):
         sink, begin = trajectories.begin(out, moving, start, plan, schedule, list(recorders), given)
         _on_file(sink, moving, start, plan, schedule, given, progress, begin)
-    return trajectories.open(out.path, activation=network.activation, loss=problem.loss)
+    # What takes a Run takes a Trajectory.
+    return cast(Run, trajectories.open(out.path, activation=network.activation, loss=problem.loss))
 
 
 def _integrate(sink, moving, start, plan, schedule, given, progress, begin):
