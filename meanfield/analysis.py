@@ -233,7 +233,7 @@ def _look_at(run: Any) -> _Kept:
     if not on_file:
         _checks.instance(run, Run, "run", "a Run, of `simulate`, or a Trajectory, of `open`")
     if not len(run.times):
-        raise InputError("the run holds no frame; needed: one at least.")
+        raise InputError(f"the {type(run).__name__} holds no frame; needed: one at least.")
     if on_file:
         whole = len(run.kept) == len(run.start)
         masses = run.masses / run.masses.sum()

@@ -123,7 +123,8 @@ def analysis(*found: Analysis) -> "Figure":
             axes.set_title(f"({letter}) {curve[1]}")
         panels[0].yaxis.set_minor_formatter(_plain_ticks())
         panels[0].yaxis.set_major_formatter("{x:g}")
-        figure.suptitle("; ".join(each.label for _, each in pairs) or found[0].label)
+        title = "; ".join(each.label for _, each in pairs) or found[0].label
+        figure.suptitle(fill(title, 110 if pairs else 75), fontsize=7.5)
         if len(found) > 1:
             from matplotlib.lines import Line2D
 
