@@ -17,8 +17,8 @@ from meanfield.experiments.findings import Finding
 
 PAGE = Path(__file__).parents[1] / "docs" / "claims.md"
 CHEAP = dict.fromkeys(
-    ("F01", "F02", "F03", "F04", "F05", "F16", "F23", "F24", "F25", "F26", "F31", "F35", "F36", "F37", "F39", "F40", "F43",
-     "F47", "F50"), "agrees",
+    ("F01", "F02", "F03", "F04", "F05", "F16", "F23", "F24", "F25", "F26", "F31", "F35", "F36", "F37", "F39", "F40",
+     "F43", "F47", "F50"), "agrees",
 ) | {"F33": "cannot tell"}  # fmt: skip
 
 
