@@ -17,9 +17,9 @@ from meanfield.experiments.findings import Finding
 
 PAGE = Path(__file__).parents[1] / "docs" / "claims.md"
 CHEAP = dict.fromkeys(
-    ("F01", "F02", "F03", "F04", "F05", "F16", "F23", "F24", "F25", "F26", "F35", "F36", "F37", "F39", "F40", "F43",
-     "F47", "F50"), "agrees",
-) | {"F31": "differs", "F33": "cannot tell"}  # fmt: skip
+    ("F01", "F02", "F03", "F04", "F05", "F16", "F23", "F24", "F25", "F26", "F31", "F35", "F36", "F37", "F39", "F40",
+     "F43", "F47", "F50"), "agrees",
+) | {"F33": "cannot tell"}  # fmt: skip
 
 
 def test_the_table_has_every_claim_of_the_list():
@@ -131,12 +131,12 @@ def test_an_order_has_the_interval_of_least_squares():
 
 
 def test_a_median_has_its_interval():
-    """Of 2000 sets of 20 lognormal values in 95 % or more, to 1 %; of six the ends; the mean, 1.65, is seldom held."""
+    """Of 2000 sets of 20 lognormal values in 95 % or more, to 1 %; of six the ends; another quantile is seldom held."""
     rng, held = np.random.default_rng(0), np.zeros(2)
     for _ in range(2000):
         low, high = findings.median("x", rng.lognormal(size=20), 1.0).interval
-        held += low <= 1.0 <= high, low <= np.exp(0.5) <= high
-    assert 0.94 <= held[0] / 2000 <= 0.975 and held[1] / 2000 < 0.7
+        held += low <= 1.0 <= high, low <= np.exp(-0.8416) <= high
+    assert 0.94 <= held[0] / 2000 <= 0.975 and held[1] / 2000 < 0.3
     assert findings.median("x", range(6), 2.5).interval == (0.0, 5.0)
     with pytest.raises(InputError, match="from 5 seeds; needed: six or more"):
         findings.median("x", range(5), 2.0)

@@ -148,7 +148,8 @@ def collapse(quick: bool) -> list[Finding]:
         each = crossover(name, alphas, WIDTHS, 8 if quick else 16)
         narrow, wide = np.log(each.drift).transpose(1, 0, 2)
         stars = [[np.interp(0.0, -row, np.log(alphas)) for row in rows] for rows in (narrow, wide)]
-        findings.append(mean(f"log of alpha*(1024) / alpha*(64) ({name})", np.subtract(stars[1], stars[0]), 0.0, 0.05))
+        found = mean(f"log of alpha*(1024) / alpha*(64) ({name})", np.subtract(stars[1], stars[0]), 0.0, 0.05)
+        findings.append(found.explained(differs=_BOUNDED if name == "tanh" else "", cannot_tell=_SCATTER))
         for alpha in (0.1, 10.0, 100.0):
             apart = (wide - narrow)[:, alphas.index(alpha)]
             found = mean(f"log of dK(1024) / dK(64) at alpha = {alpha:g} ({name})", apart, 0.0, 0.05)
