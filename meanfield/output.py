@@ -42,8 +42,8 @@ class Output:
             path = Path(self.path)
         except TypeError:
             raise InputError(f"out is {self.path!r}; needed: a path such as 'run.h5', or an Output.") from None
-        if not path.name or path.is_dir():
-            raise InputError(f"out is {str(path)!r}; needed: the name of a file such as 'run.h5'.")
+        if path.suffix != ".h5" or path.is_dir():  # what stands beside it has its name with another ending
+            raise InputError(f"out is {str(path)!r}; needed: the name of a file that ends in .h5, such as 'run.h5'.")
         if not path.parent.is_dir():
             raise InputError(f"out is {str(path)!r}, and there is no folder {str(path.parent)!r}; make it first.")
         object.__setattr__(self, "path", path)

@@ -2,6 +2,7 @@
 
 import time as clock
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -215,22 +216,30 @@ def resume(
     from . import trajectories  # h5py takes its time
 
     out = Output(_file_of(path), checkpoint_seconds=checkpoint_seconds)
+    if not out.path.is_file():
+        raise InputError(f"{out.path} is not a file; needed: that of a run. One that was killed at its start has none.")
     with trajectories.locked(out):
         own = {"record": record, "stop": stop, "batches": batches}
         found = trajectories.interrupted(out, own, activation, loss)
         extended = any(each is not None for each in (times, record_times, end))
         plan = found.extended(times, record_times, end) if extended else found.plan
-        given = found.given | _checked(change or {})
-        if found.begin.event < len(plan.times):
+        given, begin = found.given | _checked(change or {}), found.begin
+        if set(change or {}) - _SAME_FLOW:  # the velocity at the state is another one now
+            begin = replace(begin, velocity=None)
+        # A run that was killed after its last checkpoint has only to be called complete.
+        if begin.event < len(plan.times) or found.status != "complete":
             moving, schedule = _build(
                 found.network, found.problem, found.start, found.masses, plan.times, given, max_bytes, on_file=True
             )
-            sink = found.recording(moving, plan, change or {})
-            _on_file(sink, moving, found.start, plan, schedule, given, progress, found.begin)
+            if activation is not None:
+                found.check_units(moving)
+            sink = found.recording(moving, plan, begin, change or {})
+            _on_file(sink, moving, found.start, plan, schedule, given, progress, begin)
     return trajectories.open(out.path, activation=activation, loss=loss)
 
 
-_FIXED = ("coupled", "keep", "record")  # what cannot change on the way
+_FIXED = ("coupled", "keep", "record", "momentum")  # what cannot change on the way: rows, and entries of the state
+_SAME_FLOW = {"rtol", "atol", "dt", "max_steps", "stop"}
 
 
 def _checked(change):

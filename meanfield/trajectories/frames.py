@@ -23,7 +23,7 @@ class Rows:
 
     def __init__(self, file: Any, series: schema.Series, count: int, path: Path, max_bytes: float | None = None):
         self.series, self.count, self.path, self.max_bytes = series, count, path, max_bytes
-        self._sets = [file[each] for each in series.paths]
+        self._file, self._sets = file, [file[each] for each in series.paths]
         self._good = np.zeros(count, bool)
         self._bytes = sum(each.dtype.itemsize * int(np.prod(each.shape[1:])) for each in self._sets)
 
@@ -50,6 +50,7 @@ class Rows:
 
     def check(self, rows: np.ndarray) -> None:
         """FormatError unless each of these rows has its CRC; each is read once for that, O(one row) in memory."""
+        self.check_open()
         at_once = max(1, _BLOCK // max(1, self._bytes))
         todo = np.unique(rows[~self._good[rows]])
         for run in np.split(todo, np.flatnonzero(np.diff(todo) > 1) + 1):
@@ -67,6 +68,11 @@ class Rows:
         self.check(np.array([index]))
         step, time, *columns, _ = (each[index] for each in self._sets)
         return int(step), float(time), [np.asarray(each) for each in columns]
+
+    def check_open(self) -> None:
+        """InputError where the file was closed."""
+        if not self._file:
+            raise InputError(f"{self.path} is closed; needed: an open trajectory, mf.open(...). What was read stays.")
 
     def _whole(self, begin, end):
         with safety.reading(self.path):
@@ -126,6 +132,7 @@ class Frames(NDArrayOperatorsMixin):
         return getattr(ufunc, method)(*(each[:] if isinstance(each, Frames) else each for each in inputs), **options)
 
     def __getitem__(self, index: Any) -> np.ndarray:
+        self._rows.check_open()
         first, rest = self._split(index)
         try:
             rows = np.arange(len(self))[first]

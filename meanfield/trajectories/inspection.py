@@ -132,12 +132,12 @@ def repair(path: str | Path) -> int:
     """
     with reader.open(path) as trajectory:
         path = trajectory.path
+        trajectory.check()
         if not trajectory.torn and not trajectory.live:
             return 0
         aside = path.with_name(path.name + ".torn")
         if aside.exists():
             raise InputError(f"{aside} is there already; needed: another name for it.")
-        trajectory.check()
         write_atomically(path.with_name(path.name + ".whole"), lambda temporary: _copy(trajectory, temporary))
         dropped = trajectory.torn
     try:

@@ -55,7 +55,10 @@ def open(
 
     Cost: what does not grow is read and held against its digest: O(N D + n d) time and memory.
     """
-    path = Path(path)
+    try:
+        path = Path(path)
+    except TypeError:
+        raise InputError(f"path is {path!r}; needed: that of a run's file, or of its folder.") from None
     if path.is_dir():
         path = path / "run.h5"
     safety.check_start(path)
@@ -117,7 +120,7 @@ class Trajectory:
 
     def _drop_torn(self):
         lengths = [len(self._file[path]) for each in self.contents.series for path in each.paths]
-        if self.status in ("running", "aborted"):
+        if self.status != "complete":
             for rows in self._rows.values():
                 rows.drop_torn()
         elif self.contents.ragged:
@@ -174,6 +177,11 @@ class Trajectory:
     @property
     def seconds(self) -> float:
         return self.contents.state.get("seconds", 0.0)
+
+    @property
+    def changes(self) -> dict[str, str]:
+        """Arguments of `simulate` that changed on the way, and to what, in short."""
+        return self.contents.state.get("changes", {})
 
     @property
     def resumed(self) -> int:

@@ -24,9 +24,10 @@ from ..output import Output
 from ..problems import Problem
 from . import reader, schema, settings, writer
 from .checkpoint import read_checkpoint, write_checkpoint
-from .superblock import clear_mark
+from .superblock import clear_mark, is_live
 
 _LINE_SECONDS = 1.0  # between two lines of progress while a step is no row
+_MOST_ROWS = 1_000_000  # that `end` adds
 _log = logging.getLogger(__name__)
 
 
@@ -99,7 +100,8 @@ class Recording:
             self._tell(step, time)
 
     def save(self, position: Position) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint, when the rows it counts are on the disk."""
+        self._rows.sync()
         _save(self._out, self._plan, position, self._facts | {"seconds": self._seconds()}, self._rows.counts)
         self._reached = position
         self._saved = clock.perf_counter()
@@ -146,7 +148,7 @@ class Recording:
         """What the attribute `state` says: as far as the last checkpoint."""
         reached, changes = self._reached, self._facts["changes"]
         return {
-            "status": status, "stopped_by": (reached.stopped_by or ("time" if status == "complete" else ""))[:100],
+            "status": status, "stopped_by": _ascii(reached.stopped_by or "time" * (status == "complete"))[:100],
             "steps": reached.schedule["accepted"], "rejected": reached.schedule["rejected"],
             "evaluations": reached.evaluations, "seconds": round(self._seconds(), 3),
             "resumed": self._facts["resumed"], "changes": {name: repr(changes[name])[:24] for name in changes},
@@ -155,9 +157,11 @@ class Recording:
     def _tell(self, step, time, **more):
         """A line of progress. It is for people: where it cannot be written the run goes on."""
         line = {"step": step, "time": time, "end": float(self._plan.times[-1]), "seconds": round(self._seconds(), 3)}
+        bad = {name for name, each in more.items() if isinstance(each, float) and not math.isfinite(each)}
+        line |= more | dict.fromkeys(bad)  # JSON has no word for what is not finite
         try:
             with self._out.progress.open("a", encoding="ascii") as file:
-                file.write(json.dumps(line | more) + "\n")
+                file.write(json.dumps(line) + "\n")
         except OSError as problem:
             _log.warning("%s: %s", self._out.progress, problem)
         self._told = clock.perf_counter()
@@ -179,8 +183,10 @@ def begin(
             f"{out.path} is there already; choose another path, `resume` it, or replace it by "
             "Output(..., overwrite=True)."
         )
-    for each in (out.path, out.checkpoint, out.checkpoint.with_name(out.checkpoint.name + ".prev"), out.progress):
-        each.unlink(missing_ok=True)
+    writer.filters_of(out.compression)  # before anything of the run that was there is touched
+    for name in records:
+        if name in RESERVED or not name.isidentifier() or not name.isascii():
+            raise InputError(f"a record is called {name!r}; needed: an ASCII name, none of {', '.join(RESERVED)}.")
     # As it is given to the field: float64, checked.
     start = moving.network.particles(start, moving.problem.dim)
     described = settings.describe(moving.network, moving.problem, given)
@@ -202,7 +208,15 @@ def begin(
         out.path, series, _arrays(moving, start, rows), described,
         config=out.config, live=out.live, compression=out.compression,
     )  # fmt: skip
+    out.progress.unlink(missing_ok=True)
     return Recording(out, writer.Writer(out.path, series, out.live), plan, facts, {}, position), position
+
+
+RESERVED = ("predictions", "test_predictions", "residuals")  # observables of every run
+
+
+def _ascii(text):
+    return text.encode("ascii", "backslashreplace").decode()
 
 
 def _series(moving, particles, components, records, keep, out):
@@ -250,6 +264,8 @@ class Interrupted:
     """A run on file, and where it goes on.
 
     given : the arguments of `simulate` it had
+    status : that the file states
+    seen : particles and predictions of the last frame, where all particles are kept
     """
 
     out: Output
@@ -260,6 +276,8 @@ class Interrupted:
     plan: Plan
     begin: Position
     given: dict[str, Any]
+    status: str
+    seen: tuple[np.ndarray, np.ndarray] | None = field(repr=False)
     facts: dict[str, Any] = field(repr=False)
     counts: dict[str, int] = field(repr=False)
 
@@ -292,8 +310,20 @@ class Interrupted:
                 )
         return plan
 
-    def recording(self, moving: DataField, plan: Plan, change: Mapping[str, Any]) -> Recording:
-        """The sink of the rest of the run.
+    def check_units(self, moving: DataField) -> None:
+        """Refuse an activation that does not give the predictions on file: another one of the same name."""
+        if self.seen is None:
+            return
+        particles, predictions = self.seen
+        off = np.abs(moving.predict(moving.state(particles)) - predictions).max()
+        if not off <= 1e-3 * (1.0 + np.abs(predictions).max()):
+            raise InputError(
+                f"activation {self.network.activation.name!r} gives other predictions than the run's, by {off:.2g}; "
+                "needed: the activation it was begun with."
+            )
+
+    def recording(self, moving: DataField, plan: Plan, begin: Position, change: Mapping[str, Any]) -> Recording:
+        """The sink of the rest of the run, from `begin`.
 
         Its first checkpoint is there before the file is touched: what is dropped of that is not missed if this process
         is killed in turn, and new times and changes are not forgotten.
@@ -307,10 +337,12 @@ class Interrupted:
         facts["changes"] = facts["changes"] | settings.plain(change)
         if facts["versions"] != _machine.versions():
             _log.warning("%s was begun with other versions: its rest is not the same bit for bit", self.out.path)
-        counts = {each.name: 0 if each.name == "last" else self.counts.get(each.name, 0) for each in series}
-        _save(self.out, plan, self.begin, facts, counts)
-        rows = writer.Writer(self.out.path, series, self.out.live)
-        return Recording(self.out, rows, plan, facts, counts, self.begin)
+        counts = {each.name: self.counts.get(each.name, 0) for each in series}
+        if "last" in counts and begin.event < len(plan.times):
+            counts["last"] = 0
+        rows = writer.Writer(self.out.path, series, self.out.live)  # refused while a reader has it: nothing has changed
+        _save(self.out, plan, begin, facts, counts)
+        return Recording(self.out, rows, plan, facts, counts, begin)
 
 
 def _continued(times, end):
@@ -319,6 +351,11 @@ def _continued(times, end):
     distance = last - float(times[-2]) if len(times) > 1 else last
     if not distance > 0.0 or end <= last:
         raise InputError(f"end is {end:g}, and the run's last time {last:g}; needed: a later one.")
+    if (end - last) / distance > _MOST_ROWS:
+        raise InputError(
+            f"end is {end:g}: from {last:g} in steps of {distance:g} more than {_MOST_ROWS:,} times; needed: a nearer "
+            "end, or times=... of your own."
+        )
     count = max(0, math.ceil((end - last) / distance - 1e-9) - 1)
     return np.r_[times, last + distance * np.arange(1, count + 1), end]
 
@@ -332,17 +369,15 @@ def interrupted(out: Output, own: Mapping[str, Any], activation: Any = None, los
 
     own : record, stop, batches: functions of the user's that the run had
     """
-    arrays, numbers = read_checkpoint(out.checkpoint)
     clear_mark(out.path)
     with reader.open(out.path, activation=activation, loss=loss) as run:
-        described = run.settings
-        given = settings.arguments({"run": described["run"] | numbers["changes"]}, own)
+        run.check()  # a row that is damaged is said now, not after hours
+        described, there, status = run.settings, run.counts, run.status
+        whole = run.particles.shape[1:2] == run.start.shape[:1] and len(run.predictions) == len(run.particles) > 0
+        seen = (run.particles[-1], run.predictions[-1]) if whole else None
         parts = (run.network, run.problem, np.array(run.start), np.array(run.start_masses))
-        there = run.counts
-    if numbers["run"] != _digest(described, *parts[1:]):
-        raise FormatError(f"{out.checkpoint} is of another run than {out.path}; needed: the checkpoint of this one.")
-    if short := [name for name, count in numbers["counts"].items() if there[name] < count]:
-        raise FormatError(f"{out.path} has fewer rows of {', '.join(short)} than its checkpoint; it was changed.")
+    arrays, numbers = _checkpoint_of(out, _digest(described, *parts[1:]), there)
+    given = settings.arguments({"run": described["run"] | numbers["changes"]}, own)
     plan = Plan(arrays["plan_times"], arrays["plan_frames"].astype(bool), arrays["plan_records"].astype(bool))
     states, velocities = (
         tuple(arrays[name] for name in sorted(arrays) if name.startswith(f"{what}_")) for what in ("state", "velocity")
@@ -351,6 +386,27 @@ def interrupted(out: Output, own: Mapping[str, Any], activation: Any = None, los
         numbers["event"], numbers["now"], numbers["stopped_by"], numbers["evaluations"], numbers["schedule"], states,
         velocities or None,
     )  # fmt: skip
-    options = {**asdict(out), **{name: value for name, value in described["output"].items()}}
+    options = asdict(out) | described["output"]
+    options["live"] = options["live"] and is_live(out.path)  # a repaired file is a plain one
     facts = {name: numbers[name] for name in ("run", "versions", "resumed", "changes", "seconds")}
-    return Interrupted(Output(**options), *parts, plan, position, given, facts, numbers["counts"])
+    return Interrupted(Output(**options), *parts, plan, position, given, status, seen, facts, numbers["counts"])
+
+
+def _checkpoint_of(out, run, there):
+    """The last checkpoint that goes with a file; the one before, where the last is of another run or ahead of the file.
+
+    Ahead it may be after a power failure alone; of another run where that was to be replaced, and was not.
+    """
+    complaints = []
+    for path in (out.checkpoint, out.checkpoint.with_name(out.checkpoint.name + ".prev")):
+        if complaints and not path.exists():
+            break
+        arrays, numbers = read_checkpoint(path)
+        short = [name for name, count in numbers["counts"].items() if there.get(name, 0) < count]
+        if numbers["run"] != run:
+            complaints.append(f"{path} is of another run than {out.path}; needed: the checkpoint of this one.")
+        elif short:
+            complaints.append(f"{out.path} has fewer rows of {', '.join(short)} than its checkpoint; it was changed.")
+        else:
+            return arrays, numbers
+    raise FormatError(complaints[0])

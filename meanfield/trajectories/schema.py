@@ -106,6 +106,8 @@ def text(value: str) -> np.ndarray:
 def seal(state: Mapping[str, Any]) -> np.ndarray:
     """The attribute `state`: JSON and its CRC, in `STATE` bytes."""
     plain = json.dumps(state, allow_nan=False)
+    if len(plain) + 9 > STATE:
+        raise ValueError(f"a state of {len(plain)} bytes; needed: at most {STATE - 9}")
     return np.array(f"{plain} {zlib.crc32(plain.encode()):08x}".encode("ascii"), dtype=f"S{STATE}")
 
 

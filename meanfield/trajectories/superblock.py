@@ -39,6 +39,13 @@ def clear_mark(path: Path) -> None:
         return
 
 
+def is_live(path: Path) -> bool:
+    """Whether a file is one that others may read while it is written: its superblock has version 3."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return len(start) == 9 and start[8] == 3
+
+
 def checksum(data: bytes) -> int:
     """Jenkins' lookup3 (hashlittle, initial value 0) of a number of bytes that 4 divides."""
     words = [int.from_bytes(data[i : i + 4], "little") for i in range(0, len(data), 4)]

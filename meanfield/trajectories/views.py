@@ -28,7 +28,7 @@ def summary(trajectory: Any) -> dict[str, Any]:
     t = trajectory
     return {
         "path": str(t.path), "bytes": t.path.stat().st_size, "status": t.status, "stopped_by": t.stopped_by,
-        "torn": t.torn, "resumed": t.resumed, "problem": t.settings["problem"].get("name"),
+        "torn": t.torn, "resumed": t.resumed, "changes": t.changes, "problem": t.settings["problem"].get("name"),
         "activation": _activation(t), "alpha": _alpha(t), "particles": len(t.start), "kept": len(t.kept),
         "components": list(t.components), "data": t.predictions.shape[1], "test_data": t.test_predictions.shape[1],
         "frames": len(t.times),

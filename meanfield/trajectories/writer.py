@@ -45,7 +45,7 @@ def create(
     settings : of the run, plain data
     """
     growing = {path for each in series for path in each.paths}
-    filters = _filters(compression)
+    filters = filters_of(compression)
 
     def write(temporary: Path) -> None:
         with h5py.File(temporary, "w", libver="latest" if live else _BOUNDS) as opened:
@@ -119,7 +119,8 @@ def _growing(file, path, shape, dtype, filters: Mapping[str, Any] | None = None)
     )
 
 
-def _filters(compression):
+def filters_of(compression: str) -> dict[str, Any]:
+    """Options of a dataset; InputError where there is no such compression here."""
     if compression == "none":
         return {}
     if compression != "blosc2":
@@ -166,10 +167,11 @@ class Writer:
     def append(self, name: str, step: int, time: float, rows: Sequence[np.ndarray]) -> None:
         """One row of a series: its columns in order. On file when this returns.
 
-        Raises FileError where there is no room for it, or the file has gone; the rows before are whole.
+        Raises FileError where there is no room for it, or the file has gone, and InputError where a value does not fit,
+        before anything is written; the rows before are whole.
         """
         index, sets = self.counts[name], self._sets[name]
-        values = [np.asarray(row, dtype=each.dtype) for row, each in zip(rows, sets[2:-1], strict=True)]
+        values = [_value(row, each) for row, each in zip(rows, sets[2:-1], strict=True)]
         self.refuse_full(sum(value.nbytes for value in values))
         everything = (np.int64(step), np.float64(time), *values, np.uint32(schema.crc(step, time, values)))
         try:
@@ -192,6 +194,10 @@ class Writer:
             raise FileError(2, f"{self.path} was moved or removed while the run wrote it")
         _refuse_full(self.path.parent, size + _ROOM, self.path)
 
+    def sync(self) -> None:
+        """Have all rows on the disk: what a checkpoint counts is there after a power failure, too."""
+        os.fsync(self._file.id.get_vfd_handle())
+
     @property
     def poisoned(self) -> bool:
         """Whether HDF5 failed in the middle of a write. Such a file is never closed."""
@@ -201,11 +207,23 @@ class Writer:
         """Write the last state and close."""
         if self.poisoned:
             return
-        if self.live:  # no attribute changes in that mode
+        if self.live:  # no attribute changes in that mode; nor does a reader, who is welcome, let go of its lock
             self._file.close()
-            self._file = h5py.File(self.path, "r+", libver="latest")
+            self._file = h5py.File(self.path, "r+", libver="latest", locking=False)
         self._file["/meanfield"].attrs.modify("state", schema.seal(state))
         self._file.close()
+
+
+def _value(row, dataset):
+    """A value as its column has it; InputError where it does not fit."""
+    value = np.asarray(row)
+    if value.shape != dataset.shape[1:]:
+        raise InputError(f"{dataset.name} is to be {value.shape} in a row; needed: {dataset.shape[1:]}, as on file.")
+    with np.errstate(over="ignore"):
+        stored = value.astype(dataset.dtype)
+    if dataset.dtype == np.float32 and (np.isinf(stored) & ~np.isinf(value)).any():
+        raise InputError(f"{dataset.name} holds {np.abs(value).max():g}, beyond float32; needed: save_dtype='float64'.")
+    return stored
 
 
 def _refuse_full(folder, needed, path):
