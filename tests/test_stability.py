@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import brentq
 
 import meanfield as mf
-from meanfield import integrators, simulation, tangent
+from meanfield import integrators, loop, tangent
 from meanfield.engines import host
 from meanfield.errors import DivergenceError
 from meanfield.integrators import TABLEAUS, Tableau
@@ -168,7 +168,7 @@ def test_other_dynamics_keep_their_words(options):
 @pytest.mark.parametrize(("name", "most"), [("_MOST_INPUTS", 1), ("_MOST_PRODUCTS", 79)])
 def test_a_kernel_that_costs_too_much_is_not_formed(name, most, monkeypatch):
     """2 inputs and 20 particles: 2 x 2 x 20 products."""
-    monkeypatch.setattr(simulation, name, most)
+    monkeypatch.setattr(loop, name, most)
     with np.errstate(all="ignore"), pytest.raises(DivergenceError, match=WORDS):
         mf.simulate(LINEAR, mf.problems.bilinear(), turned(0.0), [1e5], scheme="euler", dt=50.0)
 
