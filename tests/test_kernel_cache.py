@@ -179,6 +179,43 @@ def test_code_that_refers_to_functions_numbered_before_is_not_kept(tmp_path):
     assert not content(tmp_path / "cache")
 
 
+SAME = """
+import sys
+import numpy as np
+import meanfield as mf
+{importing}
+problem, start = mf.Problem(np.ones((3, 1)), np.zeros(3)), np.ones((5, 2))
+run = mf.simulate(mf.Network({activation}), problem, start, [0.0])
+print(run.predictions[0, 0])
+"""
+
+
+def test_a_formula_of_a_module_that_is_not_there(tmp_path):
+    """One process has a unit that is the package's `linear`, in a module of its own; the next, without that module,
+    finds its machine code, cannot use it, and compiles again."""
+    (tmp_path / "mine.py").write_text("def same(z):\n    return z, 1.0 + 0.0 * z\n")
+    cases = (
+        ("import mine", "mf.Activation('mine', mine.same)", str(tmp_path)),
+        ("", "'linear'", str(tmp_path / "elsewhere")),
+    )
+    digests = {cpu_cache.digest(ACTIVATIONS["linear"].formula)}
+    sys.path.insert(0, str(tmp_path))
+    try:
+        import mine  # pyright: ignore
+
+        digests.add(cpu_cache.digest(mine.same))
+    finally:
+        sys.path.remove(str(tmp_path))
+    assert len(digests) == 1, "else this would mean nothing"
+    for importing, activation, path in cases:
+        variables = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+        variables["PYTHONPATH"] = os.pathsep.join((path, str(PACKAGE.parent)))
+        script = SAME.format(importing=importing, activation=activation)
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=variables, cwd="/")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.split() == ["1.0"]
+
+
 def test_two_processes_at_once(tmp_path):
     """On an empty folder: both are right, and no temporary is left."""
     script, folder = tmp_path / "script.py", tmp_path / "cache"

@@ -209,8 +209,8 @@ class _DriverCache:
 
     def load_overload(self, signature, target_context):
         target_context.refresh()
+        path = self._path(signature)
         try:
-            path = self._path(signature)
             if not _is_ours(path.parent):
                 return None
             if not _is_ours(path):
@@ -221,6 +221,10 @@ class _DriverCache:
                 return None
             return CompileResult._rebuild(target_context, *pickle.loads(content[32:]))
         except OSError:
+            return None
+        except Exception as problem:
+            # The same formula, written in a module that this process does not have: Numba looks for its globals.
+            _log.info("compiled driver %s cannot be used here (%s); compiling again", path, problem)
             return None
 
     def save_overload(self, signature, result):
