@@ -375,16 +375,26 @@ def most_memory():
     return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM"))
 
 
-@pytest.fixture(scope="module")
-def hostile(tmp_path_factory):
-    """A folder of one file of each kind, and what came of them in another process."""
-    folder = tmp_path_factory.mktemp("hostile")
+def hostile_files(folder):
+    """`folder`, with one file of each kind in it."""
     for kind, (name, make) in HOSTILE.items():
         replaced(folder / f"{kind}.h5", name, make)
     (folder / "other.h5").unlink(missing_ok=True)
+    return folder
+
+
+def read_elsewhere(folder):
+    """What `read_hostile` says of them, in another process."""
     command = [sys.executable, __file__, "hostile", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
-    return folder, *json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """A folder of one file of each kind, and what came of them in another process."""
+    folder = hostile_files(tmp_path_factory.mktemp("hostile"))
+    return folder, *read_elsewhere(folder)
 
 
 def test_harmful_files_are_refused_in_little_memory(hostile):
