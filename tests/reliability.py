@@ -124,8 +124,8 @@ TRIALS = {
         "the rest, and the run's over that of one in memory, which keeps the last particles", (5,), _cost),
     "mutations": Trial(
         "a damaged file is a typed error, or read as it was written",
-        "bits flipped, parts cut off or overwritten at random in the file of a run; all of it read, in a process of its "
-        "own; within 10 s", (10_000,), _counted("files")),
+        "bits flipped, parts cut off or overwritten at random in the file of a run; all of it read, in a process of "
+        "its own; within 10 s", (10_000,), _counted("files")),
     "hostile": Trial(
         "a file made to harm is a typed error, in little memory",
         "links, virtual data, other filters, false shapes and types, bombs, nests, in files of runs and in checkpoints",
