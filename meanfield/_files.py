@@ -92,3 +92,10 @@ def refuse_full(folder: Path, needed: float, path: Path, remedy: str = "Make roo
             errno.ENOSPC,
             f"{path}: {_memory.size(needed)} are needed on its disk, {_memory.size(free)} are free. {remedy}",
         )
+
+
+def failure(path: Path, problem: Exception) -> FileError:
+    """That `path` could not be written, in one line: HDF5 says more, and some of it as a RuntimeError."""
+    number = getattr(problem, "errno", None)
+    said = os.strerror(number) if number else " ".join(str(problem).split())[:200]
+    return FileError(number or errno.EIO, f"{path} could not be written ({said})")

@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 
 from .. import _memory
-from .._files import ROOM, refuse_full, write_atomically
-from ..errors import FileError, InputError
+from .._files import ROOM, failure, refuse_full, write_atomically
+from ..errors import InputError
 from . import safety
 
 _ENTRY = 4096  # bytes of a group, dataset or attribute beside its data: at most, and more than HDF5 takes
@@ -37,8 +37,8 @@ def write_arrays(path: str | Path, tree: Mapping[str, Any], attributes: Mapping[
     refuse_full(path.parent, _size(tree, set()) + _ENTRY * len(attributes) + ROOM, path)
     try:
         write_atomically(path, write)
-    except OSError as problem:
-        raise FileError(problem.errno or 5, f"{path} could not be written ({problem.strerror or problem})") from problem
+    except (OSError, RuntimeError) as problem:
+        raise failure(path, problem) from problem
 
 
 def _size(tree: Mapping[str, Any], counted: set[int]) -> int:

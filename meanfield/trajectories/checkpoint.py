@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 
 from .. import _memory
-from .._files import link_or_copy, write_atomically
-from ..errors import FileError, FormatError
+from .._files import failure, link_or_copy, write_atomically
+from ..errors import FormatError
 from . import safety
 
 _MAGIC = b"meanfield checkpoint 1 "
@@ -48,7 +48,7 @@ def write_checkpoint(path: Path, arrays: Mapping[str, np.ndarray], numbers: Mapp
             link_or_copy(path, path.with_name(path.name + ".prev"))
         write_atomically(path, lambda temporary: temporary.write_bytes(head + raw))
     except OSError as problem:
-        raise FileError(problem.errno or 5, f"{path} could not be written ({problem.strerror})") from problem
+        raise failure(path, problem) from problem
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -68,7 +68,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             try:
                 os.replace(each, path)
             except OSError as problem:
-                raise FileError(problem.errno or 5, f"{path} could not be written ({problem.strerror})") from problem
+                raise failure(path, problem) from problem
         return found
     raise FormatError(f"no checkpoint to go on from ({'; '.join(complaints)}); needed: {path}, or its .prev, whole.")
 

@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 
 from .. import _machine
-from .._files import ROOM, refuse_full, write_atomically
-from ..errors import FileError, InputError
+from .._files import ROOM, failure, refuse_full, write_atomically
+from ..errors import InputError
 from . import reader
 from .reader import Trajectory
 
@@ -42,10 +42,8 @@ def export(path: str | Path, out: str | Path, project: str | Sequence[int] = (0,
         refuse_full(out.parent, _size(trajectory), out)
         try:
             write_atomically(out, lambda temporary: _write(trajectory, turn, centre, temporary))
-        except OSError as problem:
-            raise FileError(
-                problem.errno or 5, f"{out} could not be written ({problem.strerror or problem})"
-            ) from problem
+        except (OSError, RuntimeError) as problem:
+            raise failure(out, problem) from problem
 
 
 def _projection(trajectory: Trajectory, project: str | Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
