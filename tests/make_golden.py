@@ -36,21 +36,19 @@ def run(path):
 
 
 def numbers(path):
-    """Every dataset of a file by its path: type, shape, and values, floats with all their digits."""
+    """Every dataset of a file by each of its paths: type, shape, and values, floats with all their digits."""
     found = {}
 
-    def see(name, entry):
-        if isinstance(entry, h5py.Dataset):
-            value = entry[()]
-            flat = np.asarray(value).ravel().tolist()
-            values = [each.decode() if isinstance(each, bytes) else each for each in flat]
-            found[name] = {"dtype": entry.dtype.str, "shape": list(entry.shape), "values": values}
+    def see(group, above):
+        for name, entry in group.items():
+            if isinstance(entry, h5py.Group):
+                see(entry, f"{above}{name}/")
+            else:
+                values = [each.decode() if isinstance(each, bytes) else each for each in np.ravel(entry[()]).tolist()]
+                found[above + name] = {"dtype": entry.dtype.str, "shape": list(entry.shape), "values": values}
 
     with h5py.File(path, "r") as file:
-        file.visititems(see)
-        for element in (name.rpartition("/")[0] for name in tuple(found) if name.endswith("/value")):
-            for name in ("step", "time"):  # hard links, which are visited once
-                see(f"{element}/{name}", file[element][name])
+        see(file, "")
     return found
 
 
@@ -62,8 +60,13 @@ def main(folder):
         made = Path(scratch) / "run.h5"
         run(made)
         places[0].write_bytes(made.read_bytes())
-    lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in sorted(numbers(places[0]).items())]
-    places[1].write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    write_numbers(*places)
+
+
+def write_numbers(path, out):
+    """The JSON of a file's numbers, a dataset in each line."""
+    lines = [f"{json.dumps(name)}: {json.dumps(value)}" for name, value in sorted(numbers(path).items())]
+    out.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 if __name__ == "__main__":
