@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import damage
 import numpy as np
 import survival
 
@@ -121,6 +122,18 @@ TRIALS = {
         "writing costs under 5 %",
         "N = 1e5, d = 10, n = 300, dopri5, 21 frames and the risk, default cadence; wall time in the sink over that of "
         "the rest, and the run's over that of one in memory, which keeps the last particles", (5,), _cost),
+    "mutations": Trial(
+        "a damaged file is a typed error, or read as it was written",
+        "bits flipped, parts cut off or overwritten at random in the file of a run; all of it read, in a process of "
+        "its own; within 10 s", (10_000,), _counted("files")),
+    "hostile": Trial(
+        "a file made to harm is a typed error, in little memory",
+        "links, virtual data, other filters, false shapes and types, bombs, nests, in files of runs and in checkpoints",
+        (1,), _counted("files")),
+    "configs": Trial(
+        "a config is what it says, or refused by the name of a field",
+        "valid configs with one to three random changes; what parses is held against what was given, its JSON and the "
+        "schema, and built where it is small", (10_000,), _counted("configs")),
 }  # fmt: skip
 
 NOT_PROMISED = """\
@@ -160,7 +173,8 @@ def main(names):
         trial, found, began = TRIALS[name], [], time.perf_counter()
         for size in trial.sizes:
             with tempfile.TemporaryDirectory() as folder:
-                found.append(survival.attempt(name, folder, size))
+                here = damage.ATTEMPTS.get(name)
+                found.append(here(Path(folder), size) if here else survival.attempt(name, folder, size))
         spent = round(time.perf_counter() - began, 1)
         rows = stored()  # anew: another process may have added its own
         rows[name] = Row(trial.promise, trial.run, *trial.said(found), str(datetime.date.today()), spent)

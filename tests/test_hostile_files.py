@@ -3,6 +3,8 @@
 Mutations: MEANFIELD_MUTATIONS of them, by default 1,000; all are read in another process, to crash or hang there.
 """
 
+import hashlib
+import io
 import json
 import os
 import pickle
@@ -10,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import h5py
@@ -20,6 +23,7 @@ from run_files import STATE, write
 import meanfield as mf
 from meanfield.errors import FormatError
 from meanfield.trajectories import inspection, reader, safety
+from meanfield.trajectories.checkpoint import read_checkpoint
 
 MUTATIONS = int(os.environ.get("MEANFIELD_MUTATIONS", "1000"))
 SECONDS = 10  # that one file may take
@@ -248,8 +252,6 @@ def cycle(file, name, shape):
 def bomb(file, name, shape):
     """8 GiB of zeros behind gzip, in chunks of 16 MiB, which take 16 KiB each."""
     data = file.create_dataset(name, (2**30,), "<f8", chunks=(2**21,), compression="gzip", maxshape=(None,))
-    import zlib
-
     packed = zlib.compress(bytes(2**24), 9)
     for chunk in range(0, 2**30, 2**21):
         data.id.write_direct_chunk((chunk,), packed)
@@ -291,8 +293,6 @@ def deep(file, name, shape):
 
 
 def nested_state(file, name, shape):
-    import zlib
-
     raw = b"[" * 900
     file["/meanfield"].attrs.modify("state", np.array(raw + b" %08x" % zlib.crc32(raw), "S1024"))
 
@@ -347,20 +347,112 @@ HOSTILE = {
 }  # fmt: skip
 
 
+# Checkpoints made to harm: each with the SHA-256 of what it holds
+
+
+def forge(path, make):
+    """A checkpoint that would do, changed by `make(file, numbers)` before its SHA-256 is taken."""
+    numbers = {
+        "run": "a", "versions": {"python": "3"}, "resumed": 0, "changes": {}, "seconds": 1.5, "event": 1, "now": 0.5,
+        "stopped_by": None, "evaluations": 9, "schedule": {"accepted": 3, "rejected": 0, "_within": [0.0, 1.0, 0.1, 3]},
+        "counts": {"frames": 1},
+    }  # fmt: skip
+    image = io.BytesIO()
+    with h5py.File(image, "w", libver=("earliest", "v108")) as file:
+        file["plan_times"] = np.arange(2.0)
+        file["plan_frames"] = file["plan_records"] = np.ones(2, bool)
+        file["state_0"], file["velocity_0"] = np.ones((4, 3)), np.zeros((4, 3))
+        raw = make(file, numbers)
+        if "numbers" not in file:
+            raw = json.dumps(numbers).encode() if raw is None else raw
+            file["numbers"] = np.frombuffer(raw, np.uint8)
+    raw = image.getvalue()
+    path.write_bytes(b"meanfield checkpoint 1 " + hashlib.sha256(raw).hexdigest().encode() + b"\n" + raw)
+
+
+def instead(name, make):
+    """Something else at `name`, as the files above have it."""
+
+    def change(file, numbers):
+        shape = file[name].shape if name in file else ()
+        if name in file:
+            del file[name]
+        make(file, name, shape)
+
+    return change
+
+
+def number(name, value):
+    return lambda file, numbers: numbers.__setitem__(name, value)
+
+
+def packed(file, name, shape):
+    """1 GiB of zeros behind gzip."""
+    data = file.create_dataset(name, (2**27,), "<f8", chunks=(2**21,), compression="gzip")
+    for chunk in range(0, 2**27, 2**21):
+        data.id.write_direct_chunk((chunk,), zlib.compress(bytes(2**24), 9))
+
+
+CHECKPOINTS = {
+    "gzip bomb": instead("state_0", packed),
+    "1 EiB": instead("state_0", huge),
+    "1 GiB that is not there": instead("state_0", lambda file, name, shape: file.create_dataset(name, (2**27,), "<f8")),
+    "chunks": instead("state_0", lambda file, name, shape: file.create_dataset(name, shape, "<f8", chunks=True)),
+    "data in another file": instead("state_0", lambda file, name, shape: file.create_dataset(
+        name, shape, "<f8", external=[("/etc/passwd", 0, h5py.h5f.UNLIMITED)])),
+    "external link": instead("state_0", lambda file, name, shape: file.__setitem__(
+        name, h5py.ExternalLink("other.h5", "/x"))),
+    "soft link": instead("state_0", link("/velocity_0")),
+    "cycle": instead("state_0", lambda file, name, shape: file.__setitem__(name, file["/"])),
+    "group": instead("state_0", lambda file, name, shape: file.create_group(name)),
+    "single": instead("state_0", lambda file, name, shape: file.create_dataset(name, shape, "<f4")),
+    "big-endian": instead("state_0", lambda file, name, shape: file.create_dataset(name, shape, ">f8")),
+    "ragged": instead("state_0", lambda file, name, shape: file.create_dataset(name, shape, h5py.vlen_dtype("<f8"))),
+    "scalar": instead("state_0", plain(1.0)),
+    "no state": instead("state_0", lambda file, name, shape: None),
+    "state 2 of 2": instead("state_2", plain(np.ones(3))),
+    "state 00": instead("state_00", plain(np.ones(3))),
+    "one too many": instead("extra", plain(np.ones(3))),
+    "a long name": instead("x" * 5000, plain(np.ones(3))),
+    "flags that are numbers": instead("plan_frames", plain(np.ones(2))),
+    "a longer plan": instead("plan_times", plain(np.arange(3.0))),
+    "numbers as text": instead("numbers", plain(np.bytes_(b"{}"))),
+    "many numbers": lambda file, numbers: b"[" + b"{}," * 2**23 + b"1]",
+    "nested numbers": lambda file, numbers: b"[" * 100_000,
+    "no JSON": lambda file, numbers: pickle.dumps(print),
+    "a list": lambda file, numbers: b"[]",
+    "digits": lambda file, numbers: b"9" * 10_000,
+    "NaN": lambda file, numbers: json.dumps(numbers | {"now": float("nan")}).encode(),
+    "infinity by digits": lambda file, numbers: json.dumps(numbers).replace("0.5", "1e999").encode(),
+    "a number missing": lambda file, numbers: numbers.__delitem__("seconds"),
+    "a number too many": number("extra", 1),
+    "changes in a list": number("changes", []),
+    "event before": number("event", -1),
+    "event after": number("event", 3),
+    "event that is true": number("event", True),
+    "counts by text": number("counts", {"frames": "1"}),
+    "a schedule without steps": number("schedule", {}),
+    "a schedule of text": number("schedule", {"accepted": 1, "rejected": 0, "_h": "1"}),
+}  # fmt: skip
+
+
 def read_hostile(folder):
     """Runs in another process: what each file comes to, and the most memory it took."""
     before = most_memory()
     said = {}
-    for path in sorted(Path(folder).glob("*.h5")):
+    for path in sorted(each for each in Path(folder).iterdir() if each.suffix in (".h5", ".ckpt")):
         begin = time.perf_counter()
         signal.alarm(SECONDS)
         try:
-            with reader.open(path) as run:
-                run.check()
+            if path.suffix == ".ckpt":
+                read_checkpoint(path)
+            else:
+                with reader.open(path) as run:
+                    run.check()
             found = "read"
         except Exception as problem:
             found = f"{type(problem).__name__} {problem}"
-        said[path.stem] = [found, time.perf_counter() - begin]
+        said[path.name] = [found, time.perf_counter() - begin]
     print(json.dumps([said, before, most_memory()]))
 
 
@@ -375,16 +467,28 @@ def most_memory():
     return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("VmHWM"))
 
 
-@pytest.fixture(scope="module")
-def hostile(tmp_path_factory):
-    """A folder of one file of each kind, and what came of them in another process."""
-    folder = tmp_path_factory.mktemp("hostile")
+def hostile_files(folder):
+    """`folder`, with one file of each kind in it."""
     for kind, (name, make) in HOSTILE.items():
         replaced(folder / f"{kind}.h5", name, make)
     (folder / "other.h5").unlink(missing_ok=True)
+    for kind, make in CHECKPOINTS.items():
+        forge(folder / f"{kind}.ckpt", make)
+    return folder
+
+
+def read_elsewhere(folder):
+    """What `read_hostile` says of them, in another process."""
     command = [sys.executable, __file__, "hostile", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
-    return folder, *json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """A folder of one file of each kind, and what came of them in another process."""
+    folder = hostile_files(tmp_path_factory.mktemp("hostile"))
+    return folder, *read_elsewhere(folder)
 
 
 def test_harmful_files_are_refused_in_little_memory(hostile):
@@ -394,10 +498,10 @@ def test_harmful_files_are_refused_in_little_memory(hostile):
         f"\n{len(said)} files, peak {peak:.0f} MB ({before:.0f} before), "
         f"longest {max(seconds for _, seconds in said.values()):.2f} s"
     )
-    assert set(said) == set(HOSTILE)
-    for kind, (found, seconds) in said.items():
-        assert found.startswith("FormatError ") and f"{kind}.h5" in found and "\n" not in found, (kind, found)
-        assert len(found) < 600 and seconds < SECONDS, (kind, found)
+    assert set(said) == {f"{kind}.h5" for kind in HOSTILE} | {f"{kind}.ckpt" for kind in CHECKPOINTS}
+    for name, (found, seconds) in said.items():
+        assert found.startswith("FormatError ") and name in found and "\n" not in found, (name, found)
+        assert len(found) < 600 and seconds < SECONDS, (name, found)
     assert peak < 300.0, peak
 
 
@@ -418,6 +522,24 @@ def test_a_naive_reader_falls_for_some(hostile):
     virtual_file = folder / "virtual dataset.h5"
     with h5py.File(virtual_file, "r") as file:
         assert file[TARGETS].shape == (5,) and file[TARGETS].is_virtual
+
+
+def test_a_forged_checkpoint_is_read_where_nothing_is_wrong(tmp_path):
+    """So what is refused above is refused for what was changed."""
+    forge(tmp_path / "run.ckpt", lambda file, numbers: None)
+    arrays, numbers = read_checkpoint(tmp_path / "run.ckpt")
+    assert set(arrays) == {"plan_times", "plan_frames", "plan_records", "state_0", "velocity_0"}
+    assert arrays["state_0"].shape == (4, 3) and numbers["schedule"]["accepted"] == 3
+
+
+@pytest.mark.parametrize("kind", ["single", "one too many", "changes in a list", "soft link"])
+def test_a_checkpoint_that_only_its_digest_guards_is_believed(kind, tmp_path):
+    """Read as HDF5 and JSON alone, they hold what no run wrote: the test above can fail."""
+    forge(tmp_path / "run.ckpt", CHECKPOINTS[kind])
+    head, _, raw = (tmp_path / "run.ckpt").read_bytes().partition(b"\n")
+    assert head.endswith(hashlib.sha256(raw).hexdigest().encode())
+    with h5py.File(io.BytesIO(raw), "r") as file:
+        assert file["state_0"][()].shape == (4, 3) and isinstance(json.loads(file["numbers"][()].tobytes()), dict)
 
 
 def test_verify_ends_what_does_not_end(tmp_path):

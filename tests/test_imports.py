@@ -16,8 +16,8 @@ PACKAGE = Path(meanfield.__file__).parent
 ORDER = (
     "errors",
     "_checks",
-    "_files",
     "_memory",
+    "_files",
     "_machine",
     "_signals",
     "vocabulary",

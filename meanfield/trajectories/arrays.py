@@ -8,9 +8,11 @@ import h5py
 import numpy as np
 
 from .. import _memory
-from .._files import write_atomically
+from .._files import ROOM, failure, refuse_full, write_atomically
 from ..errors import InputError
 from . import safety
+
+_ENTRY = 4096  # bytes of a group, dataset or attribute beside its data: at most, and more than HDF5 takes
 
 
 def write_arrays(path: str | Path, tree: Mapping[str, Any], attributes: Mapping[str, str | float | int]) -> None:
@@ -20,7 +22,10 @@ def write_arrays(path: str | Path, tree: Mapping[str, Any], attributes: Mapping[
 
     An array that stands at several places, the same object, is stored once and has several names (hard links).
     Text attributes are stored with fixed length: no variable-length data, which readers can be made to hang on.
+
+    Raises FileError where there is no room for it, or `path` cannot be written.
     """
+    path = Path(path)
 
     def write(temporary: Path) -> None:
         with h5py.File(temporary, "w", libver=("earliest", "v108")) as file:
@@ -29,7 +34,23 @@ def write_arrays(path: str | Path, tree: Mapping[str, Any], attributes: Mapping[
                 place, _, own = name.rpartition("@")
                 file[place or "/"].attrs[own] = np.bytes_(value.encode()) if isinstance(value, str) else value
 
-    write_atomically(Path(path), write)
+    refuse_full(path.parent, _size(tree, set()) + _ENTRY * len(attributes) + ROOM, path)
+    try:
+        write_atomically(path, write)
+    except (OSError, RuntimeError) as problem:
+        raise failure(path, problem) from problem
+
+
+def _size(tree: Mapping[str, Any], counted: set[int]) -> int:
+    """Bytes of the file of a tree, at most; an array that has several names counts once."""
+    total = 0
+    for value in tree.values():
+        if isinstance(value, Mapping):
+            total += _size(value, counted)
+        elif id(value) not in counted:
+            counted.add(id(value))
+            total += np.asarray(value).nbytes
+    return total + _ENTRY * (1 + len(tree))
 
 
 def _fill(group: h5py.Group, tree: Mapping[str, Any], written: dict[int, tuple[np.ndarray, h5py.Dataset]]) -> None:

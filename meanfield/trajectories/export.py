@@ -7,11 +7,12 @@ import h5py
 import numpy as np
 
 from .. import _machine
-from .._files import write_atomically
-from ..errors import FileError, InputError
+from .._files import ROOM, failure, refuse_full, write_atomically
+from ..errors import InputError
 from . import reader
 from .reader import Trajectory
 
+_CHUNK = 2**15  # particles
 _NEEDS = "'pca', or up to three different columns of a particle, such as (0, 1, 2)"
 
 
@@ -28,7 +29,8 @@ def export(path: str | Path, out: str | Path, project: str | Sequence[int] = (0,
     project : columns of a particle, missing ones 0; or "pca": the three principal directions of all frames together
         (largest variance first, the largest entry of each positive), about their mean
 
-    Raises InputError for another projection, and errors of `open`; FileError where `out` cannot be written.
+    Raises InputError for another projection, and errors of `open`; FileError where `out` cannot be written, or there is
+    no room for it.
 
     Cost: frame by frame; with "pca" each is read twice.
     """
@@ -37,12 +39,11 @@ def export(path: str | Path, out: str | Path, project: str | Sequence[int] = (0,
         if out.exists() and out.samefile(trajectory.path):
             raise InputError(f"out is {out}, the run's own file; needed: another one.")
         turn, centre = _projection(trajectory, project)
+        refuse_full(out.parent, _size(trajectory), out)
         try:
             write_atomically(out, lambda temporary: _write(trajectory, turn, centre, temporary))
-        except OSError as problem:
-            raise FileError(
-                problem.errno or 5, f"{out} could not be written ({problem.strerror or problem})"
-            ) from problem
+        except (OSError, RuntimeError) as problem:
+            raise failure(out, problem) from problem
 
 
 def _projection(trajectory: Trajectory, project: str | Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -72,6 +73,13 @@ def _projection(trajectory: Trajectory, project: str | Sequence[int]) -> tuple[n
     return turn, np.zeros(width)
 
 
+def _size(trajectory):
+    """Bytes of the file, at most: an entry of HDF5's B-tree takes up to 128 beside its chunk."""
+    frames, count = len(trajectory.particles), len(trajectory.kept)
+    chunk = min(count, _CHUNK)
+    return frames * -(-count // chunk) * (12 * chunk + 128) + 16 * frames + 8 * count + ROOM
+
+
 def _write(trajectory, turn, centre, path):
     frames, count = trajectory.particles, len(trajectory.kept)
     with h5py.File(path, "w", libver=("earliest", "v108")) as file:
@@ -85,7 +93,7 @@ def _write(trajectory, turn, centre, path):
         box.attrs["dimension"], box.attrs["boundary"] = np.int64(3), np.array([b"none"] * 3)
         position = group.create_group("position")
         position["step"], position["time"] = trajectory.particle_steps, trajectory.particle_times
-        value = position.create_dataset("value", (len(frames), count, 3), "<f4", chunks=(1, min(count, 2**15), 3))
+        value = position.create_dataset("value", (len(frames), count, 3), "<f4", chunks=(1, min(count, _CHUNK), 3))
         for row, frame in enumerate(frames):
             value[row] = (frame - centre) @ turn
         group["mass"] = trajectory.masses

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 
 from .. import _checks
-from .._files import write_atomically
+from .._files import link_or_copy, write_atomically
 from ..errors import FileError, FormatError, InputError
 from . import reader, schema, views, writer
 from .reader import Trajectory
@@ -141,7 +141,7 @@ def repair(path: str | Path) -> int:
         write_atomically(path.with_name(path.name + ".whole"), lambda temporary: _copy(trajectory, temporary))
         dropped = trajectory.torn
     try:
-        os.link(path, aside)  # a second name first: at no moment is there none
+        link_or_copy(path, aside)  # a second name first: at no moment is there none
         os.replace(path.with_name(path.name + ".whole"), path)
     except OSError as problem:
         raise FileError(problem.errno or 5, f"{path} could not be replaced ({problem.strerror})") from problem

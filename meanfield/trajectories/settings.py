@@ -56,9 +56,14 @@ def arrays_of(problem: Problem) -> dict[str, np.ndarray]:
 
 
 def _numeric(value):
-    if value.dtype.kind in "biuf":
-        return value
-    return np.unique(value, return_inverse=True)[1].reshape(value.shape)  # labels that are words: their numbers
+    """As a file holds it: little-endian numbers of a width that every reader knows; labels that are words by number."""
+    kind = value.dtype.kind
+    if kind == "f" and value.dtype.itemsize > 8:
+        return value.astype("<f8")
+    if kind in "biuf":
+        return value.astype(value.dtype.newbyteorder("<"), copy=False)
+    words = value.astype(str) if kind == "O" else value  # of several types, which have no order
+    return np.unique(words, return_inverse=True)[1].reshape(value.shape).astype("<i8", copy=False)
 
 
 def network(settings: Mapping[str, Any], activation: str | Activation | None = None) -> Network:
@@ -87,13 +92,18 @@ def problem(settings: Mapping[str, Any], arrays: Mapping[str, np.ndarray], loss:
 def arguments(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of `simulate` that a run had; `given` holds what is the user's own: record, stop, batches."""
     run = dict(settings["run"])
-    run["scheme"] = _make_scheme(run["scheme"])
-    run["record"] = [_own_record(each, given.get("record") or ()) for each in run["record"]]
-    run["stop"] = _stop(run["stop"], given.get("stop"))
-    if run["batches"] is not None:
-        run["batches"] = _origins.make(run["batches"], {}, BATCHES, "batches", given.get("batches"))
-    if isinstance(run["keep"], list):
-        run["keep"] = slice(*run["keep"])
+    try:
+        run["scheme"] = _make_scheme(run["scheme"])
+        run["record"] = [_own_record(each, given.get("record") or ()) for each in run["record"]]
+        run["stop"] = _stop(run["stop"], given.get("stop"))
+        if run["batches"] is not None:
+            run["batches"] = _origins.make(run["batches"], {}, BATCHES, "batches", given.get("batches"))
+        if isinstance(run["keep"], list):
+            run["keep"] = slice(*run["keep"])
+    except (LookupError, TypeError, AttributeError) as problem:
+        raise FormatError(
+            f"the settings of the run cannot be used ({problem!r}); needed: as they were written."
+        ) from problem
     return run
 
 
