@@ -225,13 +225,12 @@ def _changes(path, wanted, said, allow):
         meant = said is None or any(_within(each, field) for each in said)
         if meant and not any(_within(each, field) for each in found):
             found[field] = was, getattr(wanted.run, name)
-    for field in found:
-        if not any(_within(field, each) for each in CHANGEABLE):
-            longer = _within(field, "run.times") or _within(field, "output.record_times")
-            raise InputError(
-                f"{field} cannot change on the way; needed: {'--end, which extends the run, or ' if longer else ''}"
-                "another run."
-            )
+    if fixed := [field for field in found if not any(_within(field, each) for each in CHANGEABLE)]:
+        longer = any(_within(field, each) for field in fixed for each in ("run.times", "output.record_times"))
+        raise InputError(
+            f"{', '.join(fixed)} cannot change on the way; needed: {'--end, which extends the run, or ' if longer else ''}"
+            "another run."
+        )
     for field, (was, now) in found.items():
         if not any(_within(field, each) for each in allow):
             name = next(each for each in CHANGEABLE if _within(field, each))
@@ -332,7 +331,7 @@ def _read_line(line: bytes) -> dict[str, Any]:
         found = json.loads(line)
         if not isinstance(found, dict):
             return {}
-        numbers = {name: each for name, each in found.items() if type(each) in (int, float)}
+        numbers = {name: each for name, each in found.items() if type(each) in (int, float) and name != "status"}
         for each in numbers.values():
             float(each)  # a whole number may be too large
     except (ValueError, RecursionError, OverflowError):
