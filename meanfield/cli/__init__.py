@@ -332,6 +332,7 @@ def _stop(number, frame):
     No exception: it could be raised inside a callback of the compiler, which swallows it or crashes.
     """
     discard_temporaries()
+    runs.undo()
     for folder in _made:
         with suppress(OSError):  # there is something in it
             folder.rmdir()

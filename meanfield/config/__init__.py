@@ -9,16 +9,18 @@
 Every field, with its bounds and default: docs/config. `import meanfield` does not load this module.
 """
 
-from .building import Built, build, flow_times
+from .building import Built, arguments, build, flow_times
 from .examples import EXAMPLES, example
-from .reading import from_json, load, override, parse, read
+from .reading import altered, from_json, load, override, parse, read
 from .sections import RunConfig
-from .writing import differences, digest, json_schema, table, to_json
+from .writing import differences, digest, json_schema, table, to_json, to_toml
 
 __all__ = [
     "EXAMPLES",
     "Built",
     "RunConfig",
+    "altered",
+    "arguments",
     "build",
     "differences",
     "digest",
@@ -32,4 +34,5 @@ __all__ = [
     "read",
     "table",
     "to_json",
+    "to_toml",
 ]

@@ -66,8 +66,7 @@ def _built(config: RunConfig) -> Built:
     network = Network(activation, _scaling(config.network.scaling, len(start)), bias)
     if isinstance(problem, Population):
         population.check_units(network, problem)
-    function = simulate_coupled if config.run.coupled else simulate
-    return Built(network, problem, start, masses, _of_run(config, function), function)
+    return Built(network, problem, start, masses, arguments(config), _function(config))
 
 
 def _arguments(section: Section, *without: str) -> dict[str, Any]:
@@ -92,11 +91,16 @@ def flow_times(given: tuple[float, ...] | Grid) -> np.ndarray:
     return _checks.times(spaced(first, given.end, given.frames))
 
 
-def _of_run(config: RunConfig, function: Callable) -> dict[str, Any]:
-    arguments = _arguments(config.run, "coupled")
-    taken = inspect.signature(function).parameters
-    for name in [name for name in arguments if name not in taken]:
-        value = arguments.pop(name)
+def _function(config: RunConfig) -> Callable[..., Run]:
+    return simulate_coupled if config.run.coupled else simulate
+
+
+def arguments(config: RunConfig) -> dict[str, Any]:
+    """`Built.arguments` alone: neither problem nor start is made. Raises InputError as `build` does."""
+    found = _arguments(config.run, "coupled")
+    taken = inspect.signature(_function(config)).parameters
+    for name in [name for name in found if name not in taken]:
+        value = found.pop(name)
         if value != RunSection.model_fields[name].default:
             raise InputError(
                 f"run.{name} is {value!r} with run.coupled; needed: one of them, for simulate_coupled has none."
@@ -104,7 +108,7 @@ def _of_run(config: RunConfig, function: Callable) -> dict[str, Any]:
     made = {"times": flow_times(config.run.times), "stop": [_criterion(each) for each in config.run.stop]}
     if config.run.batches is not None and not config.run.coupled:
         made["batches"] = _batches(config)
-    return {**arguments, **made}
+    return {**found, **made}
 
 
 def _criterion(given) -> stopping.Criterion:

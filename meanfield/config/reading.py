@@ -67,13 +67,22 @@ def override(text: str, assignments: Sequence[str], where: str = "config") -> Ru
     A value that is a single word may go without quotation marks. Entries of a list are named by their number from 0.
     Raises InputError as `load` does, and on an assignment that is none.
     """
-    data = _toml(text, where)
+    return _checked(_assigned(_toml(text, where), assignments), where)
+
+
+def altered(config: RunConfig, assignments: Sequence[str], where: str = "config") -> RunConfig:
+    """A run with fields set anew; assignments and errors as in `override`."""
+    _checks.instance(config, RunConfig, "config", "a RunConfig, from config.load or config.parse")
+    return _checked(_assigned(config.model_dump(mode="json"), assignments), where)
+
+
+def _assigned(data, assignments) -> dict[str, Any]:
     for each in assignments:
         field, sign, value = str(each).partition("=")
         if not sign or not all(parts := field.strip().split(".")):
             raise InputError(f"{_show(each)} is no assignment; needed: FIELD=VALUE, such as network.scaling.alpha=2.")
         _set(data, parts, _value(value.strip(), field.strip()))
-    return _checked(data, where)
+    return data
 
 
 def from_json(text: str, where: str = "config") -> RunConfig:

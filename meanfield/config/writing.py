@@ -1,4 +1,4 @@
-"""A `RunConfig` as canonical JSON with its digest, what differs between two, and the schema that editors read."""
+"""A `RunConfig` as canonical JSON with its digest, and as TOML; what differs between two; the schema for editors."""
 
 import hashlib
 import json
@@ -10,6 +10,27 @@ from .sections import RunConfig
 def to_json(config: RunConfig) -> str:
     """Canonical JSON: every field, sorted, without spaces; equal configs give equal text."""
     return json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def to_toml(config: RunConfig) -> str:
+    """TOML with every field, which `parse` reads as an equal config; None is "none", for TOML has no null."""
+    data = config.model_dump(mode="json")
+    parts = [_lines({name: value for name, value in data.items() if not isinstance(value, dict)})]
+    parts += [f"[{name}]\n{_lines(value)}" for name, value in data.items() if isinstance(value, dict)]
+    return "\n".join(parts)
+
+
+def _lines(table):
+    return "".join(f"{name} = {_literal(value)}\n" for name, value in table.items())
+
+
+def _literal(value):
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {_literal(each)}" for name, each in value.items()) + " }"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_literal, value))}]"
+    # Numbers, true, false and texts are written as in JSON, but for the one control character that JSON lets stand.
+    return json.dumps("none" if value is None else value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def digest(config: RunConfig) -> str:
