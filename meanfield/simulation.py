@@ -215,9 +215,9 @@ def resume(
     """
     from . import trajectories  # h5py takes its time
 
-    out = Output(_file_of(path), checkpoint_seconds=checkpoint_seconds)
-    if not out.path.is_file():
-        raise InputError(f"{out.path} is not a file; needed: that of a run. One that was killed at its start has none.")
+    if not (file := _file_of(path)).is_file():
+        raise InputError(f"{file} is not a file; needed: that of a run. One that was killed at its start has none.")
+    out = Output(file, checkpoint_seconds=checkpoint_seconds)
     with trajectories.locked(out):
         own = {"record": record, "stop": stop, "batches": batches}
         found = trajectories.interrupted(out, own, activation, loss)

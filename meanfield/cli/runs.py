@@ -227,10 +227,8 @@ def _changes(path, wanted, said, allow):
             found[field] = was, getattr(wanted.run, name)
     if fixed := [field for field in found if not any(_within(field, each) for each in CHANGEABLE)]:
         longer = any(_within(field, each) for field in fixed for each in ("run.times", "output.record_times"))
-        raise InputError(
-            f"{', '.join(fixed)} cannot change on the way; needed: {'--end, which extends the run, or ' if longer else ''}"
-            "another run."
-        )
+        instead = "--end, which extends the run, or another run" if longer else "another run"
+        raise InputError(f"{', '.join(fixed)} cannot change on the way; needed: {instead}.")
     for field, (was, now) in found.items():
         if not any(_within(field, each) for each in allow):
             name = next(each for each in CHANGEABLE if _within(field, each))
@@ -260,7 +258,10 @@ def watch_command(
     Reads the lines of progress the run leaves beside its file.
     """
     every = _checks.number(every, "--every", above=0.0)
-    output = Output(run / "run.h5" if run.is_dir() else run)
+    file = run / "run.h5" if run.is_dir() else run
+    if file.suffix != ".h5":
+        raise InputError(f"{run} is neither a folder nor a file of a run; needed: a run that has begun.")
+    output = Output(file)
     if not output.progress.is_file():
         raise InputError(f"there is no {output.progress}; needed: a run that has begun.")
     following = _followed(output.progress)

@@ -18,13 +18,14 @@ from typing import Any
 import h5py
 import numpy as np
 
-from .. import _machine, _memory
-from .._files import write_atomically
+from .. import _machine
+from .._files import refuse_full, write_atomically
 from ..errors import FileError, InputError
 from . import schema
 from .schema import Series
 
 _ROOM = 256 * 1024  # bytes beside a row: chunks and B-trees
+_REMEDY = "What is there is whole; make room, then go on with `meanfield resume`"
 _BOUNDS = ("earliest", "v108")
 _poisoned: list[h5py.File] = []  # never closed: HDF5 would write again, and crash
 
@@ -72,7 +73,7 @@ def create(
             own.attrs["state"] = schema.seal({"status": "running"})
             file["/meanfield/integrity"].attrs["digest"] = schema.text(schema.digest(schema.fixed(file, growing)))
 
-    _refuse_full(path.parent, sum(each.nbytes for each in arrays.values()) + 4 * _ROOM, path)
+    refuse_full(path.parent, sum(each.nbytes for each in arrays.values()) + 4 * _ROOM, path, _REMEDY)
     try:
         write_atomically(path, write)
     except OSError as problem:
@@ -192,7 +193,7 @@ class Writer:
             there = False
         if not there:
             raise FileError(2, f"{self.path} was moved or removed while the run wrote it")
-        _refuse_full(self.path.parent, size + _ROOM, self.path)
+        refuse_full(self.path.parent, size + _ROOM, self.path, _REMEDY)
 
     def sync(self) -> None:
         """Have all rows on the disk: what a checkpoint counts is there after a power failure, too."""
@@ -224,20 +225,6 @@ def _value(row, dataset):
     if dataset.dtype == np.float32 and (np.isinf(stored) & ~np.isinf(value)).any():
         raise InputError(f"{dataset.name} holds {np.abs(value).max():g}, beyond float32; needed: save_dtype='float64'.")
     return stored
-
-
-def _refuse_full(folder, needed, path):
-    try:
-        there = os.statvfs(folder)
-    except OSError as problem:
-        raise FileError(problem.errno or 5, f"{path} cannot be written ({problem.strerror})") from problem
-    free = there.f_bavail * there.f_frsize
-    if free < needed:
-        raise FileError(
-            28,
-            f"{path}: {_memory.size(needed)} are needed on its disk, {_memory.size(free)} are free. What is there is "
-            "whole; make room, then go on with `meanfield resume`",
-        )
 
 
 def _provenance():
