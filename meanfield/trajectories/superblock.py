@@ -24,12 +24,12 @@ def clear_mark(path: Path) -> None:
             block = bytearray(file.read(_SIZE))
             if len(block) < _SIZE or block[:8] != _SIGNATURE or block[8] != 3 or not block[_FLAGS]:
                 return
-            if checksum(block[:-4]) != int.from_bytes(block[-4:], "little"):
+            if checksum(bytes(block[:-4])) != int.from_bytes(block[-4:], "little"):
                 return
             block[_FLAGS] = 0
             size = max(os.fstat(file.fileno()).st_size, int.from_bytes(block[_END], "little"))
             block[_END] = size.to_bytes(8, "little")
-            block[-4:] = checksum(block[:-4]).to_bytes(4, "little")
+            block[-4:] = checksum(bytes(block[:-4])).to_bytes(4, "little")
             file.seek(0)
             file.write(block)
             file.truncate(size)
