@@ -39,7 +39,7 @@ def clear_mark(path: Path) -> None:
         return
 
 
-def checksum(data: bytes) -> int:
+def checksum(data: bytes | bytearray) -> int:
     """Jenkins' lookup3 (hashlittle, initial value 0) of a number of bytes that 4 divides."""
     words = [int.from_bytes(data[i : i + 4], "little") for i in range(0, len(data), 4)]
     state = [(0xDEADBEEF + len(data)) & _WORD] * 3
