@@ -24,12 +24,12 @@ def clear_mark(path: Path) -> None:
             block = bytearray(file.read(_SIZE))
             if len(block) < _SIZE or block[:8] != _SIGNATURE or block[8] != 3 or not block[_FLAGS]:
                 return
-            if checksum(bytes(block[:-4])) != int.from_bytes(block[-4:], "little"):
+            if checksum(block[:-4]) != int.from_bytes(block[-4:], "little"):
                 return
             block[_FLAGS] = 0
             size = max(os.fstat(file.fileno()).st_size, int.from_bytes(block[_END], "little"))
             block[_END] = size.to_bytes(8, "little")
-            block[-4:] = checksum(bytes(block[:-4])).to_bytes(4, "little")
+            block[-4:] = checksum(block[:-4]).to_bytes(4, "little")
             file.seek(0)
             file.write(block)
             file.truncate(size)
@@ -46,7 +46,7 @@ def is_live(path: Path) -> bool:
     return len(start) == 9 and start[8] == 3
 
 
-def checksum(data: bytes) -> int:
+def checksum(data: bytes | bytearray) -> int:
     """Jenkins' lookup3 (hashlittle, initial value 0) of a number of bytes that 4 divides."""
     words = [int.from_bytes(data[i : i + 4], "little") for i in range(0, len(data), 4)]
     state = [(0xDEADBEEF + len(data)) & _WORD] * 3
