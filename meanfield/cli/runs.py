@@ -117,7 +117,7 @@ def _described(output: Output) -> Iterator[None]:
         if old is None:
             described.unlink(missing_ok=True)
         else:
-            described.write_bytes(old)
+            write_atomically(described, lambda path: path.write_bytes(old))
 
     with locked(output):
         before = _identity(output.path)
@@ -127,7 +127,8 @@ def _described(output: Output) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        put_back()
+        with suppress(OSError):  # what ended the run says more
+            put_back()
         raise
     finally:
         _unfinished.remove(put_back)
@@ -227,10 +228,8 @@ def _changes(path, wanted, said, allow):
             found[field] = was, getattr(wanted.run, name)
     if fixed := [field for field in found if not any(_within(field, each) for each in CHANGEABLE)]:
         longer = any(_within(field, each) for field in fixed for each in ("run.times", "output.record_times"))
-        raise InputError(
-            f"{', '.join(fixed)} cannot change on the way; needed: {'--end, which extends the run, or ' if longer else ''}"
-            "another run."
-        )
+        needed = "--end, which extends the run, or another run" if longer else "another run"
+        raise InputError(f"{', '.join(fixed)} cannot change on the way; needed: {needed}.")
     for field, (was, now) in found.items():
         if not any(_within(field, each) for each in allow):
             name = next(each for each in CHANGEABLE if _within(field, each))
