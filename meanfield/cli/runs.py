@@ -114,14 +114,15 @@ def _described(output: Output) -> Iterator[None]:
     def put_back() -> None:
         if _identity(output.path) != before or described.read_bytes() != output.config.encode():
             return  # it has begun; or another process was faster
-        if old is None:
-            described.unlink(missing_ok=True)
-        else:
+        if there:
             write_atomically(described, lambda path: path.write_bytes(old))
+        else:
+            described.unlink(missing_ok=True)
 
     with locked(output):
         before = _identity(output.path)
-        old = described.read_bytes() if described.is_file() else None
+        there = described.is_file()
+        old = described.read_bytes() if there else b""
         _unfinished.append(put_back)
         write_atomically(described, lambda path: path.write_bytes(output.config.encode()))
     try:
