@@ -114,20 +114,22 @@ def _described(output: Output) -> Iterator[None]:
     def put_back() -> None:
         if _identity(output.path) != before or described.read_bytes() != output.config.encode():
             return  # it has begun; or another process was faster
-        if old is None:
-            described.unlink(missing_ok=True)
+        if there:
+            write_atomically(described, lambda path: path.write_bytes(old))
         else:
-            described.write_bytes(old)
+            described.unlink(missing_ok=True)
 
     with locked(output):
         before = _identity(output.path)
-        old = described.read_bytes() if described.is_file() else None
+        there = described.is_file()
+        old = described.read_bytes() if there else b""
         _unfinished.append(put_back)
         write_atomically(described, lambda path: path.write_bytes(output.config.encode()))
     try:
         yield
     except BaseException:
-        put_back()
+        with suppress(OSError):  # what ended the run says more
+            put_back()
         raise
     finally:
         _unfinished.remove(put_back)
@@ -227,8 +229,8 @@ def _changes(path, wanted, said, allow):
             found[field] = was, getattr(wanted.run, name)
     if fixed := [field for field in found if not any(_within(field, each) for each in CHANGEABLE)]:
         longer = any(_within(field, each) for field in fixed for each in ("run.times", "output.record_times"))
-        instead = "--end, which extends the run, or another run" if longer else "another run"
-        raise InputError(f"{', '.join(fixed)} cannot change on the way; needed: {instead}.")
+        needed = "--end, which extends the run, or another run" if longer else "another run"
+        raise InputError(f"{', '.join(fixed)} cannot change on the way; needed: {needed}.")
     for field, (was, now) in found.items():
         if not any(_within(field, each) for each in allow):
             name = next(each for each in CHANGEABLE if _within(field, each))

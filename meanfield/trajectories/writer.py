@@ -114,7 +114,7 @@ def _growing(file, path, shape, dtype, filters: Mapping[str, Any] | None = None)
     elif row >= schema.CHUNK:  # particles in blocks: one of them through all times is read fast
         chunk = (1, max(1, schema.CHUNK // (row // shape[0])), *shape[1:])
     else:
-        chunk = (max(1, min(64, schema.CHUNK // 8 // row)), *shape)
+        chunk = (max(1, min(64, schema.CHUNK // 4 // row)), *shape)
     return file.create_dataset(
         path, shape=(0, *shape), maxshape=(None, *shape), dtype=dtype, chunks=chunk, **(filters or {})
     )
