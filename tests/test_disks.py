@@ -14,8 +14,8 @@ from test_reader import torn
 
 import meanfield as mf
 from meanfield import _files, trajectories
-from meanfield.errors import FileError
-from meanfield.trajectories import arrays, inspection, reader
+from meanfield.errors import FileError, FormatError
+from meanfield.trajectories import arrays, inspection, reader, settings
 from meanfield.trajectories.checkpoint import read_checkpoint, write_checkpoint
 from meanfield.trajectories.export import _size as size_of_export
 
@@ -197,3 +197,12 @@ def test_labels_of_any_type(kind, tmp_path):
         run.check()
         found = run.problem.labels
     assert found.tolist() == there and found.dtype.byteorder in "=|<"
+
+
+@pytest.mark.parametrize("odd", [{"scheme": 5}, {"record": 3}, {"stop": [7]}, {"batches": {}}, {"keep": [1, 2, 3, 4]}])
+def test_changes_that_no_one_made_are_a_damaged_file(odd):
+    """A checkpoint's changes take the place of a run's settings: of any other kind they are one typed error."""
+    run = {"scheme": "dopri5", "record": ["risk"], "stop": [], "batches": None, "keep": "all"}
+    assert settings.arguments({"run": run}, {}) == run
+    with pytest.raises(FormatError, match=r"the settings of the run cannot be used|the run has|needed"):
+        settings.arguments({"run": run | odd}, {})
