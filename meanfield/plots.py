@@ -188,7 +188,9 @@ def _over_time(axes: "Axes", runs, title: str, styles: Mapping[str, tuple[str, s
         if not log:
             axes.set_ylim(bottom=0.0)
         if len([name for name in named if styles[name][0]]) > 1:
-            axes.legend(loc="best", handlelength=2.0)
+            axes.legend(
+                loc="best", handlelength=2.0, frameon=True, framealpha=0.85, edgecolor="none", facecolor="white"
+            )
         return
     reasons = [found.skipped[name] for _, found in runs for name in styles if name in found.skipped]
     axes.set(xticks=[], yticks=[])

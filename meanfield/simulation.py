@@ -224,6 +224,7 @@ def resume(
         extended = any(each is not None for each in (times, record_times, end))
         plan = found.extended(times, record_times, end) if extended else found.plan
         given, begin = found.given | _checked(change or {}), found.begin
+        _check_velocities(found.out, given)
         if set(change or {}) - _SAME_FLOW:  # the velocity at the state is another one now
             begin = replace(begin, velocity=None)
         # A run that was killed after its last checkpoint has only to be called complete.
@@ -265,8 +266,7 @@ def _simulate(network, problem, start, masses, times, record_times, given, max_b
         return sink.run(moving, schedule, end, clock.perf_counter() - began)
     from . import trajectories  # h5py takes its time
 
-    if out.velocities and (given["temperature"] or given["batches"]):
-        raise InputError("velocities=True with noise or batches, whose paths have none; needed: velocities=False.")
+    _check_velocities(out, given)
     recorders, criteria = _recorders(given["record"]), stopping.check(given["stop"])
     given |= {"engine": moving.engine.NAME, "record": _listed(given["record"]), "stop": criteria}
     with trajectories.locked(out):
@@ -274,6 +274,11 @@ def _simulate(network, problem, start, masses, times, record_times, given, max_b
         _on_file(sink, moving, start, plan, schedule, given, progress, begin)
     # What takes a Run takes a Trajectory.
     return cast(Run, trajectories.open(out.path, activation=network.activation, loss=problem.loss))
+
+
+def _check_velocities(out, given):
+    if out.velocities and (given["temperature"] or given["batches"]):
+        raise InputError("velocities=True with noise or batches, whose paths have none; needed: velocities=False.")
 
 
 def _integrate(sink, moving, start, plan, schedule, given, progress, begin):

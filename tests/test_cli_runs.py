@@ -403,7 +403,9 @@ def test_signals(toml, tmp_path, number, code):
     """Exit code 128 + signal, a checkpoint, aborted; after SIGKILL `watch` says that nobody writes it."""
     folder = tmp_path / "one"
     command = [sys.executable, "-m", "meanfield", "run", str(toml), "--out", str(folder), *LONG]
-    process = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    words = tmp_path / "words"
+    with words.open("w") as there:
+        process = subprocess.Popen(command, env=os.environ, stdout=subprocess.DEVNULL, stderr=there)
     try:
         waited = time.monotonic() + 120.0
         while not (folder / "run.progress.jsonl").exists():  # in the loop
@@ -414,6 +416,7 @@ def test_signals(toml, tmp_path, number, code):
         assert process.wait(60.0) == code
     finally:
         process.kill()
+    assert (f"`meanfield resume {folder}` goes on" in words.read_text()) == (number != signal.SIGKILL)
     said = done("watch", folder)
     assert ("nobody writes it" in said) == (number == signal.SIGKILL) != ("aborted" in said)
     refused("resume", folder, "--set", "run.max_steps=1", "--allow-change", "run.max_steps", by=StepLimitError)

@@ -197,6 +197,12 @@ def test_a_refused_resume_changes_nothing(options, message, tmp_path):
     assert (tmp_path / "run.ckpt").read_bytes() == before
 
 
+def test_noise_has_no_velocities(tmp_path):
+    run(tmp_path / "run.h5", velocities=True, scheme="euler", dt=0.5)
+    with pytest.raises(InputError, match="velocities=True with noise or batches"):
+        mf.resume(tmp_path / "run.h5", end=4.0, change={"temperature": 0.1})
+
+
 def test_a_resume_that_a_reader_stops_changes_nothing(tmp_path):
     run(tmp_path / "run.h5")
     before = (tmp_path / "run.ckpt").read_bytes()

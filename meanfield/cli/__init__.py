@@ -337,6 +337,9 @@ def _stop(number, frame):
         with suppress(OSError):  # there is something in it
             folder.rmdir()
     os.write(2, f"meanfield: stopped by {signal.Signals(number).name}.\n".encode())
+    for run in runs.going:
+        if run.exists():
+            os.write(2, f"meanfield: `meanfield resume {run}` goes on from the last checkpoint.\n".encode())
     for folder in _working:
         if folder.exists():
             os.write(2, f"meanfield: the same command goes on from what is finished, in {folder}.\n".encode())

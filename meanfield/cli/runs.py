@@ -84,6 +84,7 @@ def run_command(
     recorded = found.output.record_times
     options = {"record_times": None if recorded is None else configs.flow_times(recorded), "progress": True}
     arguments = {**built.arguments, **options, "masses": built.masses, "out": output}
+    going.append(folder)
     with _described(output):
         done: Any = built.function(built.network, built.problem, built.start, **arguments)
     with done:
@@ -96,6 +97,7 @@ def _comment(config, fields):
     return "".join(f"# {line}\n" for line in (f"{config.name!a} with", *(f"--set {each}" for each in shown)))
 
 
+going: list[Path] = []  # runs on their way, which `resume` goes on with when a signal ends them
 _unfinished: list[Callable[[], None]] = []  # what undoes the config.toml of a run that has not begun
 
 
@@ -199,6 +201,7 @@ def _resume(path, wanted, said, allow, end, as_json):
     for each in allow:
         _checks.find(dict.fromkeys(CHANGEABLE), each, "--allow-change")
     given = _own_options(path) if wanted is None else _changes(path, wanted, said, allow)
+    going.append(Path(path))
     with resume(path, end=end, progress=True, **given) as done:
         _tell(done, as_json)
 

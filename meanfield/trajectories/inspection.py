@@ -108,7 +108,7 @@ def _read_all(path, max_bytes):
     with reader.open(path, max_bytes=max_bytes) as trajectory:
         counts = trajectory.check()
         seconds = clock.perf_counter() - begin
-        return Report(str(path), trajectory.status, counts, trajectory.torn, path.stat().st_size, seconds)
+        return Report(str(path), trajectory.status, counts, trajectory.torn, trajectory.path.stat().st_size, seconds)
 
 
 def info(path: str | Path) -> dict[str, Any]:
